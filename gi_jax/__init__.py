@@ -1,0 +1,105 @@
+"""Pictures made of 2D Gaussians: fit, render and compress them in JAX.
+
+GaussianImage, arXiv:2403.08551. `import gi_jax as gi`.
+"""
+
+from gi_jax.coding.bitstream import BitstreamError
+from gi_jax.coding.codec import (
+    decode,
+    file_info,
+    paper_quantizer,
+    read_gaussians,
+    write_gaussians,
+)
+from gi_jax.coding.quantization import (
+    YCOCG,
+    Quantizer,
+    chain,
+    float16,
+    linear,
+    normalize,
+    per_field,
+    uniform,
+)
+from gi_jax.coding.vector_quantization import residual_vq
+from gi_jax.encoder import encode
+from gi_jax.fitting.fit import FitDivergedError, FitResult, fit
+from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
+from gi_jax.fitting.initialization import content, random, solve_colors
+from gi_jax.fitting.optimizers import (
+    Coordinates,
+    Tangent,
+    adan,
+    own_frame,
+    own_frame_adam,
+    parameters,
+)
+from gi_jax.gaussians import (
+    Cholesky,
+    Gaussians,
+    RotationScale,
+    area,
+    canonical,
+    conic,
+    covariance,
+    resize,
+    support,
+    to_cholesky,
+    to_rotation_scale,
+)
+from gi_jax.images import load_image, save_image, to_uint8
+from gi_jax.metrics import ms_ssim, psnr, ssim
+from gi_jax.rendering.rasterize import rasterize
+
+__all__ = [
+    "YCOCG",
+    "BitstreamError",
+    "Cholesky",
+    "Coordinates",
+    "FitDivergedError",
+    "FitResult",
+    "FitState",
+    "FitStep",
+    "Gaussians",
+    "Metrics",
+    "Quantizer",
+    "RotationScale",
+    "Tangent",
+    "adan",
+    "area",
+    "canonical",
+    "chain",
+    "conic",
+    "content",
+    "covariance",
+    "decode",
+    "encode",
+    "file_info",
+    "fit",
+    "float16",
+    "linear",
+    "load_image",
+    "make_fit_step",
+    "ms_ssim",
+    "normalize",
+    "own_frame",
+    "own_frame_adam",
+    "paper_quantizer",
+    "parameters",
+    "per_field",
+    "psnr",
+    "random",
+    "rasterize",
+    "read_gaussians",
+    "residual_vq",
+    "resize",
+    "save_image",
+    "solve_colors",
+    "ssim",
+    "support",
+    "to_cholesky",
+    "to_rotation_scale",
+    "to_uint8",
+    "uniform",
+    "write_gaussians",
+]

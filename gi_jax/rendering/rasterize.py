@@ -1,0 +1,117 @@
+"""`rasterize`: the contract, the checks, and the choice of an implementation."""
+
+import functools
+import operator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, resize, to_cholesky
+from gi_jax.rendering.dense import rasterize_dense
+from gi_jax.rendering.xla_rasterizer import rasterize_xla
+
+Implementation = Literal["xla", "dense"]
+
+
+def rasterize(
+    gaussians: Gaussians,
+    image_size: tuple[int, int],
+    *,
+    scale: ArrayLike = 1.0,
+    implementation: Implementation | None = None,
+    capacity: int | None = None,
+) -> jax.Array:
+    """Renders a sum of Gaussians, differentiable in every parameter and `scale`.
+
+    The colour of pixel (i, j) is Σ colors · exp(-q) over the Gaussians, with
+    q = dᵀ Σ⁻¹ d / 2 and d from the mean to the pixel's centre (j + 0.5, i + 0.5); a
+    Gaussian adds exactly 0 where q > ln 255. The picture depends on the parameters
+    alone: there is no background, no order and no limit on Gaussians per tile.
+    Gaussians with parameters that are not finite draw nothing.
+
+    Works inside jax.jit, jax.grad (reverse mode), jax.vmap and jax.lax.scan.
+
+    Args:
+      gaussians: N Gaussians of C channels, in pixels of the picture they were fitted
+        to; N = 0 gives a black picture.
+      image_size: H, W of the picture that is returned, pixels.
+      scale: enlarges the picture about its upper left corner: means are multiplied by
+        it and covariances by its square. The picture of a fitted H×W image at scale s
+        has the size (H·s, W·s).
+      implementation: 'xla' (tiles, float32), 'dense' (the definition, O(N·H·W), any
+        dtype), or None for the best that runs here.
+      capacity: for 'xla', pairs of tile and Gaussian handled at a time, about 300 bytes
+        each; None chooses by N and the size. The picture does not depend on it.
+
+    Returns:
+      [H, W, C] float32 (with 'dense': the dtype of the colours), not clipped.
+
+    Raises:
+      ValueError: on parameters of other shapes, an impossible size, scale or capacity,
+        or an implementation that does not exist.
+
+    Reference:
+      GaussianImage, arXiv:2403.08551, section 3.2.
+    """
+    check_gaussians(gaussians)
+    image_size = _checked_size(image_size)
+    if not isinstance(scale, jax.core.Tracer) and not (
+        np.ndim(scale) == 0 and np.isfinite(scale) and np.greater(scale, 0)
+    ):
+        raise ValueError(f"scale: expected a finite number above 0, got {scale!r}")
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity: expected a positive number, got {capacity}")
+    if implementation not in (None, "xla", "dense"):
+        raise ValueError(
+            "implementation: expected 'xla', 'dense' or None, "
+            f"got {implementation!r}; there is no other in this version"
+        )
+    return _render(gaussians, scale, image_size, implementation or "xla", capacity)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _render(gaussians, scale, image_size, implementation, capacity):
+    if implementation == "dense":
+        gaussians = resize(gaussians, jnp.asarray(scale, gaussians.means.dtype))
+        return rasterize_dense(*to_cholesky(gaussians), image_size)
+    gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
+    gaussians = resize(gaussians, jnp.asarray(scale, jnp.float32))
+    return rasterize_xla(*to_cholesky(gaussians), image_size, capacity)
+
+
+def check_gaussians(gaussians: Gaussians) -> None:
+    """Raises ValueError where the fields are not those of N Gaussians."""
+    if not isinstance(gaussians, Cholesky | RotationScale):
+        raise ValueError(
+            "gaussians: expected Cholesky or RotationScale, "
+            f"got {type(gaussians).__name__}"
+        )
+    count = jnp.shape(gaussians.colors)[0] if jnp.ndim(gaussians.colors) else None
+    expected: dict[str, tuple] = {"means": (count, 2)}
+    if isinstance(gaussians, Cholesky):
+        expected |= {"cholesky": (count, 3)}
+    else:
+        expected |= {"log_scales": (count, 2), "angles": (count,)}
+    shapes = {name: jnp.shape(getattr(gaussians, name)) for name in gaussians._fields}
+    colors = shapes.pop("colors")
+    if len(colors) != 2 or colors[1] < 1 or shapes != expected:
+        wanted = {name: ("N", *shape[1:]) for name, shape in expected.items()}
+        raise ValueError(
+            f"gaussians: expected the shapes {wanted | {'colors': ('N', 'C')}}, "
+            f"got {shapes | {'colors': colors}}"
+        )
+
+
+def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = (operator.index(side) for side in image_size)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"image_size: expected two integers (H, W), got {image_size!r}"
+        ) from None
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size: expected sides of 1 or more, got {image_size}")
+    return height, width

@@ -1,0 +1,12 @@
+"""Settings of all tests."""
+
+from pathlib import Path
+
+import jax
+
+# Programs that were compiled once are found again: by the other worker, by processes
+# that a test starts (through the environment), and by the next run.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,0 +1,287 @@
+"""`fit`: from a picture to Gaussians, with progress, checkpoints and early stopping."""
+
+import functools
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from tqdm import tqdm
+
+from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
+from gi_jax.fitting.fit_step import (
+    FitState,
+    FitStep,
+    Metrics,
+    QuantizerState,
+    make_fit_step,
+)
+from gi_jax.fitting.losses import clamped, get_loss
+from gi_jax.fitting.presets import PRESETS, Preset, Recipe
+from gi_jax.gaussians import Gaussians
+from gi_jax.rendering.rasterize import Implementation, check_gaussians
+
+if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
+    from gi_jax.coding.quantization import Quantizer
+
+# A chunk of steps runs without a look from Python: at most so many, and about so long.
+_MAX_CHUNK: Final = 256
+_CHUNK_SECONDS: Final = 0.5
+
+# Seconds between two checkpoints.
+_CHECKPOINT_SECONDS: Final = 20.0
+
+
+class FitResult(NamedTuple):
+    """What a fit gives."""
+
+    gaussians: Gaussians  # N, or those born so far if `target_psnr` stopped the fit
+    psnr: float  # dB, of the picture rounded to 8 bits
+    history: dict[str, np.ndarray]  # 'step', 'loss', 'psnr' of every step
+    seconds: float  # wall time, compilation included
+    quantizer: QuantizerState | None  # what a quantizer learned
+
+
+class FitDivergedError(ArithmeticError):
+    """The loss or a parameter is not finite any more."""
+
+
+def fit(
+    image: ArrayLike,
+    num_gaussians: int = 10_000,
+    steps: int = 500,
+    *,
+    preset: Preset = "fast",
+    loss: str | Callable[[jax.Array, jax.Array], jax.Array] = "l2",
+    seed: int = 0,
+    target_psnr: float | None = None,
+    initial: Gaussians | None = None,
+    recipe: Recipe | None = None,
+    quantizer: "Quantizer | None" = None,
+    implementation: Implementation | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callable[[FitState, Metrics], Any] | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Fits Gaussians to a picture.
+
+    Args:
+      image: [H, W, C] in 0..1, or 8-bit integers; any C ≥ 1.
+      num_gaussians: N.
+      steps: the budget in renderings with their gradient; with 'fast' it includes what
+        the initial colours cost.
+      preset: 'fast' (this library's recipe) or 'paper' (GaussianImage's).
+      loss: 'l2', 'l1', 'ssim', 'l1+ssim', 'l2+ssim', or a function (picture, target) ->
+        scalar.
+      seed: of everything random; the same seed gives the same Gaussians on one machine.
+      target_psnr: stop as soon as the 8-bit picture reaches this, dB.
+      initial: Gaussians to start from instead of the preset's; N is theirs.
+      recipe: settings instead of the preset's.
+      quantizer: makes the fit aware of this quantization (see `make_fit_step`).
+      implementation: of `rasterize`.
+      checkpoint: a file. It is written every 20 seconds and at the end; if it exists
+        the fit goes on from there, to the same result bit for bit.
+      callback: called after every chunk of steps with the state and the metrics of its
+        steps; an exception from it ends the fit.
+      progress: shows a bar with PSNR and remaining time on standard error.
+
+    Returns:
+      The result.
+
+    Raises:
+      ValueError: on an image, a number or a name that is not as described, or a
+        checkpoint of another fit.
+      FitDivergedError: if the fit diverges.
+    """
+    start = time.perf_counter()
+    target = jnp.asarray(checked_image(image))
+    if initial is not None:
+        check_gaussians(initial)
+        num_gaussians = initial.means.shape[0]
+    _check_count("num_gaussians", num_gaussians, least=1)
+    _check_count("steps", steps, least=0)
+    if recipe is None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset: expected one of {[*PRESETS]}, got {preset!r}")
+        recipe = _preset(preset, num_gaussians, target.shape, steps)
+    loss = get_loss(loss) if isinstance(loss, str) else loss
+    programs = _compile(recipe, loss, quantizer, implementation, initial is not None)
+    goal = math.inf if target_psnr is None else target_psnr
+
+    key = jax.random.key(seed)
+    log = np.full((recipe.steps, 2), np.nan, np.float32)
+    fingerprint = _fingerprint(
+        (target, initial), (num_gaussians, steps, preset, loss.__name__, seed)
+    )
+    if checkpoint is not None and os.path.exists(checkpoint):
+        like = jax.eval_shape(programs.start, key, target, initial), log
+        state, log = load_checkpoint(checkpoint, like, fingerprint)
+        log = np.array(log)
+    else:
+        state = programs.start(key, target, initial)
+
+    def save():
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, (state, log), fingerprint)
+
+    last_save = time.perf_counter()
+    chunk = 1
+    with tqdm(
+        total=recipe.steps,
+        initial=int(state.step),
+        desc="fit",
+        unit="step",
+        file=sys.stderr,
+        disable=not progress,
+    ) as bar:
+        reached = False
+        while (done := int(state.step)) < recipe.steps and not reached:
+            chunk_start = time.perf_counter()
+            count = min(chunk, recipe.steps - done)
+            state, metrics, looked = programs.run(state, target, count, goal)
+            metrics = Metrics(*(leaf[:looked] for leaf in jax.device_get(metrics)))
+            log[done : done + len(metrics.loss), 0] = metrics.loss
+            log[done : done + len(metrics.loss), 1] = metrics.psnr
+            if not metrics.finite[-1]:
+                raise FitDivergedError(
+                    f"the fit diverged in step {done + len(metrics.loss)} of "
+                    f"{recipe.steps} (loss {metrics.loss[-1]}); try another seed, more "
+                    "Gaussians or lower rates"
+                )
+            reached = bool(metrics.psnr[-1] >= goal)
+            bar.set_postfix_str(f"{metrics.psnr[-1]:.2f} dB", refresh=False)
+            bar.update(int(state.step) - done)
+            if callback is not None:
+                callback(state, metrics)
+            now = time.perf_counter()
+            if now - last_save > _CHECKPOINT_SECONDS:
+                save()
+                last_save = now
+            if now - chunk_start < _CHUNK_SECONDS / 2:
+                chunk = min(2 * chunk, _MAX_CHUNK)
+            elif now - chunk_start > 2 * _CHUNK_SECONDS:
+                chunk = max(chunk // 2, 1)
+    save()
+
+    born = int(state.num_born)
+    gaussians = jax.tree.map(lambda leaf: np.array(leaf[:born]), state.gaussians)
+    quantizing = jax.tree.map(np.array, state.quantizer)
+    # One step more, which is not taken, tells of the last picture: a program for its
+    # rendering alone would have to be compiled.
+    quality = programs.run(state, target, 1, goal)[1].psnr[0]
+    log = log[~np.isnan(log[:, 0])]
+    history = {"step": np.arange(len(log)), "loss": log[:, 0], "psnr": log[:, 1]}
+    seconds = time.perf_counter() - start
+    gaussians, quantizing = jax.tree.map(jnp.asarray, (gaussians, quantizing))
+    return FitResult(gaussians, float(quality), history, seconds, quantizing)
+
+
+def checked_image(image: ArrayLike) -> np.ndarray:
+    """Returns a picture as float32 [H, W, C] in 0..1.
+
+    Args:
+      image: [H, W, C] or [H, W]; floats in 0..1, or 8-bit or 16-bit unsigned integers.
+
+    Raises:
+      ValueError: on anything else.
+    """
+    values = np.asarray(image)
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or 0 in values.shape:
+        raise ValueError(
+            f"image: expected the shape [H, W, C] or [H, W], got {np.shape(image)}"
+        )
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) / np.iinfo(values.dtype).max
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(
+            f"image: expected floats in 0..1, uint8 or uint16, got {values.dtype}"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails too.
+        raise ValueError(f"image: expected values in 0..1, got {low:g} to {high:g}")
+    return values.astype(np.float32)
+
+
+class _Programs(NamedTuple):
+    """The jitted parts of a fit, shared by all fits with the same settings."""
+
+    start: Callable[..., FitState]  # (key, target, initial) -> state
+    run: Callable[..., tuple[FitState, Metrics, jax.Array]]
+
+
+@functools.lru_cache(maxsize=32)
+def _preset(name, num_gaussians, image_shape, steps):
+    return PRESETS[name](num_gaussians, image_shape, steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _compile(recipe, loss, quantizer, implementation, has_initial):
+    fit_step = make_fit_step(
+        loss=clamped(loss) if recipe.clamp else loss,
+        optimizer=recipe.optimizer,
+        coordinates=recipe.coordinates,
+        densification=None if has_initial else recipe.densification,
+        quantizer=quantizer,
+        implementation=implementation,
+    )
+
+    def start(key, target, initial):
+        if initial is not None:
+            return fit_step.init(initial, key)
+        key, for_start = jax.random.split(key)
+        gaussians = recipe.initialize(for_start, target, implementation)
+        return fit_step.init(gaussians, key, recipe.num_born)
+
+    run = functools.partial(_run, fit_step)
+    return _Programs(jax.jit(start), jax.jit(run, donate_argnums=0))
+
+
+def _run(fit_step: FitStep, state, target, count, goal):
+    """Takes up to `count` steps; stops before the one whose picture reaches `goal`.
+
+    The number of steps is a traced argument, so that one program runs chunks of any
+    length, and where chunks end does not change a bit.
+
+    Returns:
+      The state; the metrics of all pictures looked at, [_MAX_CHUNK]; how many.
+    """
+
+    def go_on(carry):
+        _, _, looked, stop = carry
+        return (looked < count) & ~stop
+
+    def step(carry):
+        state, log, looked, _ = carry
+        new, metrics = fit_step(state, target)
+        log = jax.tree.map(lambda rows, row: rows.at[looked].set(row), log, metrics)
+        reached = metrics.psnr >= goal
+        state = jax.tree.map(lambda a, b: jnp.where(reached, a, b), state, new)
+        return state, log, looked + 1, reached | ~metrics.finite
+
+    one = jax.eval_shape(fit_step, state, target)[1]
+    log = jax.tree.map(lambda leaf: jnp.zeros(_MAX_CHUNK, leaf.dtype), one)
+    carry = state, log, jnp.zeros([], jnp.int32), jnp.zeros([], bool)
+    state, log, looked, _ = jax.lax.while_loop(go_on, step, carry)
+    return state, log, looked
+
+
+def _fingerprint(arrays: Any, settings: tuple) -> str:
+    """Identifies the picture, the start and the settings of a fit."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for leaf in jax.tree.leaves(arrays):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError(f"{name}: expected an integer of {least} or more, got {value}")

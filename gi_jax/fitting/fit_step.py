@@ -1,0 +1,180 @@
+"""One step of a fit: a pure function of state and target, for jit, scan and vmap."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gi_jax.fitting.densification import Densification
+from gi_jax.fitting.losses import l2
+from gi_jax.fitting.optimizers import Coordinates, Tangent, own_frame, own_frame_adam
+from gi_jax.gaussians import Gaussians
+from gi_jax.metrics import psnr, round_to_8_bits
+from gi_jax.rendering.rasterize import Implementation, rasterize
+
+if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
+    from gi_jax.coding.quantization import Quantizer
+
+# Rates of the default optimizer, those of a fit of about 500 steps.
+_DEFAULT_RATES = Tangent(0.07, 0.055, 0.0075)  # type: ignore[arg-type]
+
+# Rate of what a quantizer learns by gradient: ten times the paper's, for a hundredth of
+# its steps.
+_QUANTIZER_RATE = 1e-2
+
+
+class QuantizerState(NamedTuple):
+    """What quantization-aware steps carry along."""
+
+    params: Any  # learned by gradient
+    state: Any  # anything else, such as codebooks
+    optimizer_state: Any
+
+
+class FitState(NamedTuple):
+    """Everything a fit carries from step to step, a pytree."""
+
+    step: jax.Array  # [] int32 steps done
+    gaussians: Gaussians  # N, the born ones first
+    num_born: jax.Array  # [] int32
+    optimizer_state: Any
+    quantizer: QuantizerState | None
+    key: jax.Array  # [] PRNG key
+
+
+class Metrics(NamedTuple):
+    """What a step tells of the picture it started from."""
+
+    loss: jax.Array  # []
+    psnr: jax.Array  # [] dB, of the picture rounded to 8 bits
+    finite: jax.Array  # [] bool: loss and new parameters are finite
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FitStep:
+    """A step and the state it starts from; call it, and jit it, like a function."""
+
+    init: Callable[..., FitState]  # (gaussians, key, num_born=None) -> state
+    step: Callable[[FitState, jax.Array], tuple[FitState, Metrics]]
+
+    def __call__(self, state: FitState, target: jax.Array) -> tuple[FitState, Metrics]:
+        """Returns the state after one step towards `target`, and metrics."""
+        return self.step(state, target)
+
+
+def make_fit_step(
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = l2,
+    optimizer: optax.GradientTransformation | None = None,
+    coordinates: Coordinates | None = None,
+    densification: Densification | None = None,
+    quantizer: "Quantizer | None" = None,
+    implementation: Implementation | None = None,
+) -> FitStep:
+    """Builds a pure step `(state, target) -> (state, metrics)`.
+
+    The step renders the Gaussians (quantized, where there is a quantizer), pulls the
+    gradient of the loss back into the coordinates, lets the optimizer turn it into an
+    update there, and retracts.
+
+    Args:
+      loss: (picture, target) -> scalar, both [H, W, C].
+      optimizer: any optax transformation, of the coordinates' tangents.
+      coordinates: where the optimizer steps; each Gaussian's own frame by default.
+      densification: births and moves; none by default.
+      quantizer: makes the fit aware of quantization: the loss sees quantized Gaussians,
+        and what the quantizer learns is learned along.
+      implementation: of `rasterize`.
+
+    Returns:
+      The step. `step.init(gaussians, key)` gives the first state;
+      `step(state, target)` takes the target [H, W, C] in 0..1.
+    """
+    coordinates = coordinates or own_frame()
+    optimizer = optimizer or own_frame_adam(_DEFAULT_RATES)
+    quantizer_optimizer = optax.adam(_QUANTIZER_RATE)
+
+    def init(gaussians, key, num_born=None):
+        key, for_quantizer = jax.random.split(key)
+        total = gaussians.means.shape[0]
+        quantizing = None
+        if quantizer is not None:
+            params, state = quantizer.init(for_quantizer, gaussians)
+            quantizing = QuantizerState(params, state, quantizer_optimizer.init(params))
+        return FitState(
+            step=jnp.zeros([], jnp.int32),
+            gaussians=gaussians,
+            num_born=jnp.asarray(total if num_born is None else num_born, jnp.int32),
+            optimizer_state=optimizer.init(coordinates.locate(gaussians)),
+            quantizer=quantizing,
+            key=key,
+        )
+
+    def render_loss(gaussians, params, state, target, key):
+        extra = jnp.zeros([])
+        if quantizer is not None:
+            gaussians, state, extra = quantizer.apply(params, state, gaussians, key)
+        picture = rasterize(gaussians, target.shape[:2], implementation=implementation)
+        return loss(picture, target) + extra, (picture, state)
+
+    def step(state, target):
+        size = target.shape[:2]
+        quantizing = state.quantizer or QuantizerState((), (), ())
+        key, for_quantizer, for_growth = jax.random.split(state.key, 3)
+        (value, (picture, quantizer_state)), gradients = jax.value_and_grad(
+            render_loss, argnums=(0, 1), has_aux=True
+        )(state.gaussians, quantizing.params, quantizing.state, target, for_quantizer)
+
+        tangent = coordinates.pull_back(state.gaussians, gradients[0], size)
+        update, optimizer_state = optimizer.update(
+            tangent, state.optimizer_state, coordinates.locate(state.gaussians)
+        )
+        moved = coordinates.retract(state.gaussians, update, size)
+        born = jnp.arange(moved.means.shape[0]) < state.num_born
+        gaussians = _where_rows(born, moved, state.gaussians)
+
+        num_born = state.num_born
+        if densification is not None:
+            gaussians, num_born, placed = densification.apply(
+                for_growth, state.step + 1, gaussians, num_born, target - picture
+            )
+            fresh = optimizer.init(coordinates.locate(gaussians))
+            optimizer_state = _where_rows(placed, fresh, optimizer_state)
+
+        if quantizer is not None:
+            update, quantizer_optimizer_state = quantizer_optimizer.update(
+                gradients[1], quantizing.optimizer_state
+            )
+            params = optax.apply_updates(quantizing.params, update)
+            quantizing = QuantizerState(
+                params, quantizer_state, quantizer_optimizer_state
+            )
+
+        finite = jnp.isfinite(value)
+        for leaf in jax.tree.leaves(gaussians):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        state = FitState(
+            state.step + 1,
+            gaussians,
+            num_born,
+            optimizer_state,
+            quantizing if quantizer is not None else None,
+            key,
+        )
+        return state, Metrics(value, psnr(round_to_8_bits(picture), target), finite)
+
+    return FitStep(init, step)
+
+
+def _where_rows(rows, new, old):
+    """Takes the marked rows from `new`; leaves without N rows stay as in `old`."""
+
+    def choose(a, b):
+        if a.ndim == 0 or a.shape[0] != rows.shape[0]:
+            return b
+        return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)

@@ -1,0 +1,234 @@
+"""Where a fit starts: the paper's random Gaussians, or Gaussians shaped by content."""
+
+import math
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+
+from gi_jax.fitting.filters import blur, gradients
+from gi_jax.gaussians import Cholesky, area
+from gi_jax.rendering.rasterize import Implementation, rasterize
+
+# Standard deviation of a Gaussian over the distance to its neighbours.
+_SPREAD: Final = 0.45
+
+# Along and across an edge, sigma is multiplied and divided by exp(this · coherence).
+_ELONGATION: Final = 0.3
+
+# Bounds of sigma and of the structure tensor's window, pixels.
+_MIN_SIGMA: Final = 0.35
+_MAX_WINDOW: Final = 8.0
+
+
+def random(
+    key: jax.Array, num_gaussians: int, image_size: tuple[int, int], num_channels: int
+) -> Cholesky:
+    """The paper's start: everything uniform, about one pixel large.
+
+    Args:
+      key: a PRNG key.
+      num_gaussians: N.
+      image_size: H, W in pixels.
+      num_channels: C.
+
+    Returns:
+      N Gaussians: means uniform over the picture, l11 and l22 in [0.5, 1.5) and l21 in
+      [0, 1) pixels, colours in [0, 1).
+
+    Reference:
+      GaussianImage, arXiv:2403.08551, section 4.1 and its release.
+    """
+    keys = jax.random.split(key, 3)
+    height, width = image_size
+    size = jnp.array([width, height], jnp.float32)
+    means = jax.random.uniform(keys[0], (num_gaussians, 2)) * size
+    factor = jax.random.uniform(keys[1], (num_gaussians, 3))
+    factor = factor + jnp.array([0.5, 0.0, 0.5])
+    colors = jax.random.uniform(keys[2], (num_gaussians, num_channels))
+    return Cholesky(means, factor, colors)
+
+
+def content(
+    key: jax.Array,
+    image: jax.Array,
+    num_gaussians: int,
+    *,
+    edge_share: float = 0.65,
+    color_steps: int = 3,
+    implementation: Implementation | None = None,
+) -> Cholesky:
+    """Gaussians dense, small and oriented where the picture has edges; jittable.
+
+    Positions: error diffusion of the density (1 - β) uniform + β edge strength. Sizes
+    from the density; orientation and elongation from the structure tensor. Colours: the
+    local colour shared among the Gaussians there, then `solve_colors`.
+
+    Args:
+      key: a PRNG key.
+      image: [H, W, C].
+      num_gaussians: N, static.
+      edge_share: β, the share of the Gaussians that follow edges.
+      color_steps: steps of the colour solver; each costs a rendering and its gradient.
+      implementation: of `rasterize`.
+
+    Returns:
+      N Gaussians.
+    """
+    image = jnp.asarray(image, jnp.float32)
+    height, width, _ = image.shape
+    luminance = image.mean(axis=2)
+    dx, dy = gradients(blur(luminance, 0.5))
+    edges = blur(jnp.hypot(dx, dy), 1.0)
+    total = edges.sum()
+    edges = jnp.where(total > 0, edges / total, 1 / (height * width))
+    density = (1 - edge_share) / (height * width) + edge_share * edges
+    density = density / density.sum() * num_gaussians  # Gaussians per pixel
+    rows, columns, means = _scatter_points(key, density, num_gaussians)
+
+    spacing = jnp.sqrt(1 / blur(density, 0.5)[rows, columns])
+    sigma = jnp.maximum(_SPREAD * spacing, _MIN_SIGMA)
+    window = min(0.5 * math.sqrt(height * width / num_gaussians), _MAX_WINDOW)
+    angle, coherence = _orientation(luminance, window)
+    angle = angle[rows, columns]
+    stretch = jnp.exp(_ELONGATION * coherence[rows, columns])
+    shape = _oriented(sigma * stretch, sigma / stretch, angle)
+
+    def render(colors):
+        gaussians = Cholesky(means, shape, colors)
+        return rasterize(gaussians, (height, width), implementation=implementation)
+
+    coverage = render(jnp.ones((num_gaussians, 1)))[rows, columns]
+    colors = blur(image, 0.5)[rows, columns] / jnp.maximum(coverage, 0.3)
+    gaussians = Cholesky(means, shape, colors)
+    return solve_colors(
+        gaussians, image, steps=color_steps, implementation=implementation
+    )
+
+
+def solve_colors(
+    gaussians: Cholesky,
+    image: jax.Array,
+    *,
+    steps: int,
+    implementation: Implementation | None = None,
+) -> Cholesky:
+    """Improves the colours by conjugate gradients on the squared error.
+
+    The preconditioner is the inverse of the diagonal that a Gaussian has where pixels
+    are small against it, its `area`.
+
+    Args:
+      gaussians: N Gaussians of C channels.
+      image: [H, W, C].
+      steps: number of steps, static; each costs a rendering and its gradient, and so
+        does the start.
+      implementation: of `rasterize`.
+
+    Returns:
+      The Gaussians with other colours.
+    """
+    if steps == 0:
+        return gaussians
+    height, width, _ = image.shape
+
+    def render(colors):
+        return rasterize(
+            gaussians._replace(colors=colors),
+            (height, width),
+            implementation=implementation,
+        )
+
+    def normal(colors, target):
+        picture, transpose = jax.vjp(render, colors)
+        return transpose(picture - target)[0]
+
+    def dot(a, b):
+        return jnp.sum(a * b, axis=0)
+
+    inverse = 1 / area(gaussians)[:, None]
+    tiny = jnp.finfo(jnp.float32).tiny
+
+    def step(i, carry):
+        # The first step only finds the residual. It is in the loop because its program
+        # is the same, and compiled but once.
+        first = i == 0
+        colors, residual, direction, energy = carry
+        image_of = normal(
+            jnp.where(first, colors, direction), jnp.where(first, image, 0)
+        )
+        length = energy / jnp.maximum(dot(direction, image_of), tiny)
+        length = jnp.where(first, 1, length)
+        colors = colors + length * direction
+        residual = residual - length * image_of
+        new_energy = dot(residual, inverse * residual)
+        ratio = jnp.where(energy > 0, new_energy / jnp.maximum(energy, tiny), 0)
+        return colors, residual, inverse * residual + ratio * direction, new_energy
+
+    zeros = jnp.zeros_like(gaussians.colors)
+    carry = gaussians.colors, zeros, zeros, zeros[0]
+    colors = jax.lax.fori_loop(0, steps + 1, step, carry)[0]
+    return gaussians._replace(colors=colors)
+
+
+def _scatter_points(
+    key: jax.Array, density: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws `count` evenly spread points; returns rows, columns and means in pixels."""
+    ends = jnp.cumsum(_error_diffusion(density).reshape(-1))
+    # Diffusion loses a few points at the borders: spread what is missing, or too much.
+    order = jnp.floor((jnp.arange(count) + 0.5) * (ends[-1] / count))
+    pixel = jnp.searchsorted(ends, order.astype(ends.dtype), side="right")
+    pixel = jnp.minimum(pixel, density.size - 1)
+    rows, columns = jnp.divmod(pixel, density.shape[1])
+    jitter = jax.random.uniform(key, (count, 2), minval=0.2, maxval=0.8)
+    return rows, columns, jnp.stack([columns, rows], axis=1) + jitter
+
+
+def _error_diffusion(density: jax.Array) -> jax.Array:
+    """Rounds a density to integers with its sum kept locally (Floyd and Steinberg).
+
+    A pixel needs what is left over from the one before it and from three of the row
+    above, so that all pixels with the same x + 2 y can be rounded at once.
+
+    Args:
+      density: [H, W] points per pixel, not negative.
+
+    Returns:
+      [H, W] int32 points in each pixel.
+    """
+    height, width = density.shape
+    y = jnp.arange(height)
+
+    def front(carry, t):
+        last, second, third = carry  # What is left over on the last three fronts.
+        above = 3 / 16 * last + 5 / 16 * second + 1 / 16 * third
+        above = jnp.concatenate([jnp.zeros(1), above[:-1]])
+        x = t - 2 * y
+        inside = (x >= 0) & (x < width)
+        wanted = density[y, jnp.clip(x, 0, width - 1)] + 7 / 16 * last + above
+        points = jnp.where(inside, jnp.maximum(jnp.floor(wanted + 0.5), 0), 0)
+        left = jnp.where(inside, wanted - points, 0)
+        return (left, last, second), points.astype(jnp.int32)
+
+    empty = jnp.zeros(height)
+    fronts = jnp.arange(width + 2 * (height - 1))
+    _, points = jax.lax.scan(front, (empty, empty, empty), fronts)
+    x = jnp.arange(width)[None, :]
+    return points[x + 2 * y[:, None], y[:, None]]
+
+
+def _orientation(luminance: jax.Array, window: float) -> tuple[jax.Array, jax.Array]:
+    """Returns the direction along edges, radians, and the coherence in 0..1."""
+    dx, dy = gradients(blur(luminance, 0.7))
+    xx, xy, yy = (blur(product, window) for product in (dx * dx, dx * dy, dy * dy))
+    coherence = jnp.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-6)
+    return jnp.arctan2(2 * xy, xx - yy) / 2 + jnp.pi / 2, coherence
+
+
+def _oriented(along: jax.Array, across: jax.Array, angle: jax.Array) -> jax.Array:
+    """Returns the Cholesky factor [N, 3] of axes `along` and `across` at `angle`."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    l11 = jnp.hypot(along * cos, across * sin)
+    l21 = (along - across) * (along + across) * cos * sin / l11
+    return jnp.stack([l11, l21, along * across / l11], axis=1)

@@ -1,0 +1,77 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+import gi_jax as gi
+from tests.conftest import CACHE
+from tests.helpers import photo
+
+PROGRAM = """
+    import sys, time
+    import numpy as np
+    import gi_jax as gi
+    from gi_jax.fitting import fit as module
+    module._CHECKPOINT_SECONDS = 0.0
+    module._MAX_CHUNK = 16
+    from tests.helpers import photo
+    slow = (lambda state, metrics: time.sleep(0.3)) if sys.argv[3] == "slow" else None
+    result = gi.fit(photo(32, 40), 80, 120, seed=7, checkpoint=sys.argv[1],
+                    callback=slow, progress=False)
+    np.savez(sys.argv[2], *result.gaussians, psnr=result.history["psnr"])
+"""
+
+
+def run_program(tmp_path, checkpoint, out, speed):
+    script = tmp_path / "program.py"
+    script.write_text(textwrap.dedent(PROGRAM))
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return subprocess.Popen(
+        [sys.executable, script, tmp_path / checkpoint, tmp_path / out, speed],
+        env={
+            **os.environ,
+            "PYTHONPATH": root,
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+        },
+    )
+
+
+def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path):
+    assert run_program(tmp_path, "whole.npz", "whole_out.npz", "fast").wait() == 0
+    process = run_program(tmp_path, "killed.npz", "killed_out.npz", "slow")
+    checkpoint = tmp_path / "killed.npz"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert checkpoint.exists() and not (tmp_path / "killed_out.npz").exists()
+    assert run_program(tmp_path, "killed.npz", "killed_out.npz", "fast").wait() == 0
+    whole, killed = (
+        np.load(tmp_path / f"{name}_out.npz") for name in ("whole", "killed")
+    )
+    assert whole.files == killed.files
+    for name in whole.files:
+        np.testing.assert_array_equal(whole[name], killed[name])
+
+
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
+    path = tmp_path / "fit.npz"
+    image = photo(16, 16)
+    gi.fit(image, 10, 25, checkpoint=path, progress=False)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="another fit"):
+        gi.fit(image, 10, 25, seed=1, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="another fit"):
+        gi.fit(1 - image, 10, 25, checkpoint=path, progress=False)
+    assert path.read_bytes() == before
+    path.write_bytes(before[: len(before) // 2])
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        gi.fit(image, 10, 25, checkpoint=path, progress=False)

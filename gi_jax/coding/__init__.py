@@ -1,0 +1,1 @@
+"""From Gaussians to bytes and back."""

@@ -1,0 +1,145 @@
+"""The container of a .gi file: header, sections, checksum. Bytes in, bytes out.
+
+Everything is little-endian:
+
+    8 bytes  MAGIC
+    u8       format version
+    u8       codec                 (what the sections mean: `codec.py`)
+    u8       parametrization       (of the Gaussians: `codec.py`)
+    u32 u32  width, height         pixels
+    u16      channels
+    u32      number of Gaussians
+    sections, each: 4 bytes tag, u32 length, payload
+    u32      CRC-32 (that of zlib and PNG) of all bytes before it
+
+A file is read as if an enemy had written it: every number is checked before anything is
+allocated by it, and whatever is wrong raises `BitstreamError`.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+# As in PNG: a byte with the high bit set, the name, and line ends and a DOS end-of-file
+# mark, so that a transfer as text or as 7-bit data shows at once.
+MAGIC: Final = b"\x89.gi\r\n\x1a\n"
+VERSION: Final = 1
+
+# A side fits 16 bits. Positions are halves of normalized coordinates, which would be
+# tens of pixels coarse beyond it.
+MAX_SIDE: Final = 65535
+# 134 megapixels: an RGB picture has 384 MiB in 8 bits, so that one can be held.
+MAX_PIXELS: Final = 2**27
+# constriction's probabilities are multiples of 2^-24, and so exact as counts; one
+# Gaussian for eight of the pixels is more than pictures of that size have use for.
+MAX_GAUSSIANS: Final = 2**24
+# Beyond colour and alpha: multispectral pictures.
+MAX_CHANNELS: Final = 16
+
+_HEADER: Final = struct.Struct("<8s3B2IHI")
+_SECTION: Final = struct.Struct("<4sI")
+SECTION_HEAD_BYTES: Final = _SECTION.size
+_CHECKSUM: Final = struct.Struct("<I")
+
+
+class BitstreamError(ValueError):
+    """The bytes are not a .gi file that this version reads, or they are damaged."""
+
+
+class Header(NamedTuple):
+    """What stands before the sections."""
+
+    codec: int
+    parametrization: int
+    width: int  # pixels
+    height: int  # pixels
+    channels: int
+    num_gaussians: int
+
+
+def pack(header: Header, sections: Mapping[bytes, bytes]) -> bytes:
+    """Returns the file.
+
+    Args:
+      header: within the limits of this module.
+      sections: payload for each 4-byte tag, written in this order.
+
+    Raises:
+      ValueError: if the header breaks a limit.
+    """
+    if problem := _problem(header):
+        raise ValueError(problem)
+    parts = [_HEADER.pack(MAGIC, VERSION, *header)]
+    for tag, payload in sections.items():
+        parts += [_SECTION.pack(tag, len(payload)), payload]
+    body = b"".join(parts)
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
+    """Returns the header and the sections, in the order of the file.
+
+    Args:
+      data: a whole file; any bytes at all.
+
+    Raises:
+      BitstreamError: if anything is wrong with the container.
+    """
+    data = bytes(data)
+    if data[: len(MAGIC)] != MAGIC:
+        raise BitstreamError(
+            f"expected a .gi file, which starts with {MAGIC!r}, "
+            f"got {data[: len(MAGIC)]!r}"
+        )
+    if len(data) < _HEADER.size + _CHECKSUM.size:
+        raise BitstreamError(f"the file ends within its header: {len(data)} bytes")
+    _, version, *fields = _HEADER.unpack_from(data)
+    if version != VERSION:
+        raise BitstreamError(f"expected format version {VERSION}, got {version}")
+    body, (checksum,) = data[: -_CHECKSUM.size], _CHECKSUM.unpack(data[-4:])
+    if zlib.crc32(body) != checksum:
+        raise BitstreamError("the checksum does not match: the file is damaged")
+    header = Header(*fields)
+    if problem := _problem(header):
+        raise BitstreamError(problem)
+    # Every Gaussian has a byte of its own (`positions.py`), so that no number of
+    # Gaussians can make the reader allocate much more than the file has bytes.
+    if header.num_gaussians > len(data):
+        raise BitstreamError(
+            f"{header.num_gaussians} Gaussians do not fit {len(data)} bytes"
+        )
+    return header, _sections(body)
+
+
+def _sections(body: bytes) -> dict[bytes, bytes]:
+    sections: dict[bytes, bytes] = {}
+    start = _HEADER.size
+    while start < len(body):
+        if start + _SECTION.size > len(body):
+            raise BitstreamError("the file ends within the head of a section")
+        tag, length = _SECTION.unpack_from(body, start)
+        start += _SECTION.size
+        if length > len(body) - start:
+            raise BitstreamError(
+                f"section {tag!r} has {length} bytes, but {len(body) - start} are left"
+            )
+        if tag in sections:
+            raise BitstreamError(f"section {tag!r} occurs twice")
+        sections[tag] = body[start : start + length]
+        start += length
+    return sections
+
+
+def _problem(header: Header) -> str | None:
+    """Says which limit the header breaks, or returns None."""
+    width, height = header.width, header.height
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        return f"sides: expected 1 to {MAX_SIDE} pixels, got {width}x{height}"
+    if width * height > MAX_PIXELS:
+        return f"expected at most {MAX_PIXELS} pixels, got {width}x{height}"
+    if not 1 <= header.channels <= MAX_CHANNELS:
+        return f"channels: expected 1 to {MAX_CHANNELS}, got {header.channels}"
+    if not 0 <= header.num_gaussians <= MAX_GAUSSIANS:
+        return f"expected at most {MAX_GAUSSIANS} Gaussians, got {header.num_gaussians}"
+    return None

@@ -1,0 +1,356 @@
+"""The paper's codec with a real file: Gaussians to bytes, bytes to pictures.
+
+Positions are halves, shapes have a learned step, colours are residual vector quantized
+(GaussianImage, arXiv:2403.08551, section 3.3); all symbols are then entropy coded, and
+the file holds everything that decoding needs. Its sections, little-endian:
+
+    SIDE  u8 bits of a shape symbol, u16 entries of a codebook, u8 stages;
+          float32 step[3], offset[3], codebooks[stages, entries, channels]
+    MEAN  positions               (`positions.py`)
+    SHAP  three columns of shape  (`entropy_models.py`)
+    COLR  a column for each stage (`entropy_models.py`)
+
+Gaussians stand in the order of their positions, the same in all sections.
+"""
+
+import functools
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gi_jax.coding import bitstream
+from gi_jax.coding.bitstream import BitstreamError, Header
+from gi_jax.coding.entropy_models import MAX_ALPHABET, decode_columns, encode_columns
+from gi_jax.coding.positions import decode_positions, encode_positions, sorted_order
+from gi_jax.coding.quantization import (
+    Fields,
+    Quantizer,
+    UniformParams,
+    chain,
+    float16,
+    normalize,
+    per_field,
+    uniform,
+)
+from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
+from gi_jax.gaussians import Cholesky, Gaussians, RotationScale
+from gi_jax.images import to_uint8
+from gi_jax.rendering.rasterize import check_gaussians, rasterize
+
+PAPER_CODEC: Final = 1  # in the header
+
+# Numbers of the parametrizations in the header.
+PARAMETRIZATIONS: Final[dict[int, Any]] = {1: Cholesky, 2: RotationScale}
+
+MAX_SHAPE_BITS: Final = 8  # one column of at most MAX_ALPHABET symbols
+MAX_STAGES: Final = 8  # eight stages of eight entries are 24 bits already
+
+# `decode` renders strips of about this many pixels, in multiples of the rasterizer's
+# tiles, which keeps its temporaries below some 100 MiB.
+STRIP_PIXELS: Final = 2**22
+STRIP_ROWS: Final = 16
+
+_TAGS: Final = (b"SIDE", b"MEAN", b"SHAP", b"COLR")
+_SIDE: Final = struct.Struct("<BHB")
+_FLOAT: Final = np.dtype("<f4")
+_SHAPE_COLUMNS: Final = 3  # of both parametrizations
+
+
+class DecodedGaussians(NamedTuple):
+    """What a file says."""
+
+    gaussians: Gaussians
+    image_size: tuple[int, int]  # H, W of the fitted picture, pixels
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file consists of."""
+
+    version: int
+    parametrization: str
+    image_size: tuple[int, int]  # H, W of the fitted picture, pixels
+    channels: int
+    num_gaussians: int
+    shape_bits: int
+    codebook_size: int
+    num_stages: int
+    num_bytes: int  # of the file
+    bpp: float  # bits of the file per pixel of the fitted picture
+    section_bytes: dict[str, int]  # by tag, with its head; 'header' is all the rest
+    bits_per_gaussian: dict[str, float]  # of each section and in total; {} for N = 0
+
+
+class Contents(NamedTuple):
+    """A file before its symbols are decoded."""
+
+    header: Header
+    quantizer: Quantizer
+    params: Fields
+    state: Fields
+    symbols: Fields  # [N, 2], [N, 3], [N, stages] int32, NumPy
+
+
+@functools.lru_cache(maxsize=32)  # So that what is jitted with it is compiled once.
+def paper_quantizer(
+    image_size: tuple[int, int],
+    *,
+    parametrization: Any = Cholesky,
+    shape_bits: int = 6,
+    codebook_size: int = 8,
+    num_stages: int = 2,
+) -> Quantizer:
+    """The quantizer of the paper: 32 + 18 + 6 bits per Gaussian before entropy coding.
+
+    Deviation: positions are halves of centred coordinates, not of their atanh (see
+    `normalize`).
+
+    Args:
+      image_size: H, W of the fitted picture, pixels.
+      parametrization: type of the Gaussians.
+      shape_bits: of each of the three shape parameters, 1 to 8.
+      codebook_size: entries of each colour codebook, 1 to 256.
+      num_stages: colour codebooks, 1 to 8.
+
+    Returns:
+      A quantizer of Gaussians that `write_gaussians` can write.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Reference:
+      GaussianImage, arXiv:2403.08551, section 3.3.
+    """
+    for name, value, limit in (
+        ("shape_bits", shape_bits, MAX_SHAPE_BITS),
+        ("codebook_size", codebook_size, MAX_ALPHABET),
+        ("num_stages", num_stages, MAX_STAGES),
+    ):
+        if not 1 <= value <= limit:
+            raise ValueError(f"{name}: expected 1 to {limit}, got {value}")
+    return per_field(
+        means=chain(normalize(image_size), float16()),
+        shape=uniform(shape_bits),
+        colors=residual_vq(codebook_size, num_stages),
+        parametrization=parametrization,
+    )
+
+
+def write_gaussians(
+    gaussians: Gaussians,
+    params: Fields,
+    state: Fields,
+    image_size: tuple[int, int],
+    *,
+    shape_bits: int = 6,
+) -> bytes:
+    """Returns the file of Gaussians that are quantized by a `paper_quantizer`.
+
+    Args:
+      gaussians: N Gaussians of C channels, in pixels of the picture.
+      params: of the quantizer.
+      state: of the quantizer.
+      image_size: H, W of the fitted picture, as given to the quantizer.
+      shape_bits: as given to the quantizer; the rest shows in params and state.
+
+    Raises:
+      ValueError: if something is not finite, or beyond the limits of `bitstream`.
+    """
+    check_gaussians(gaussians)
+    shape, codebooks = params.shape, state.colors.codebooks
+    if not _all_finite((gaussians, shape, codebooks)):
+        raise ValueError("gaussians, params, state: expected finite numbers only")
+    num_gaussians, channels = gaussians.colors.shape
+    num_stages, codebook_size, codebook_channels = codebooks.shape
+    if codebook_channels != channels:
+        raise ValueError(
+            f"codebooks: expected {channels} channels, got {codebook_channels}"
+        )
+    kinds = {kind: number for number, kind in PARAMETRIZATIONS.items()}
+    kind: Any = type(gaussians)
+    height, width = image_size
+    header = Header(PAPER_CODEC, kinds[kind], width, height, channels, num_gaussians)
+    quantizer = paper_quantizer(
+        image_size,
+        parametrization=kind,
+        shape_bits=shape_bits,
+        codebook_size=codebook_size,
+        num_stages=num_stages,
+    )
+    symbols = jax.tree.map(np.asarray, quantizer.encode(params, state, gaussians))
+    order = sorted_order(symbols.means)
+    means, shapes, colors = (field[order] for field in symbols)
+    floats = [np.ravel(x).astype(_FLOAT) for x in (shape.step, shape.offset, codebooks)]
+    side = _SIDE.pack(shape_bits, codebook_size, num_stages)
+    payloads = (
+        side + np.concatenate(floats).tobytes(),
+        encode_positions(means),
+        encode_columns(shapes, [2**shape_bits] * _SHAPE_COLUMNS),
+        encode_columns(colors, [codebook_size] * num_stages),
+    )
+    return bitstream.pack(header, dict(zip(_TAGS, payloads, strict=True)))
+
+
+def read_symbols(data: bytes) -> Contents:
+    """Returns the symbols of a file and what decodes them.
+
+    Args:
+      data: a whole file; any bytes at all.
+
+    Raises:
+      BitstreamError: if it is not a file that `write_gaussians` could have written.
+    """
+    header, sections = bitstream.unpack(data)
+    if header.codec != PAPER_CODEC:
+        raise BitstreamError(f"expected codec {PAPER_CODEC}, got {header.codec}")
+    if header.parametrization not in PARAMETRIZATIONS:
+        raise BitstreamError(
+            f"expected a parametrization of {list(PARAMETRIZATIONS)}, "
+            f"got {header.parametrization}"
+        )
+    if tuple(sections) != _TAGS:
+        raise BitstreamError(f"expected sections {_TAGS}, got {tuple(sections)}")
+    side, means, shapes, colors = sections.values()
+    shape_bits, uniform_params, vq_state = _read_side(side, header.channels)
+    num_stages, codebook_size, _ = vq_state.codebooks.shape
+    quantizer = paper_quantizer(
+        (header.height, header.width),
+        parametrization=PARAMETRIZATIONS[header.parametrization],
+        shape_bits=shape_bits,
+        codebook_size=codebook_size,
+        num_stages=num_stages,
+    )
+    n = header.num_gaussians
+    symbols = Fields(
+        decode_positions(means, n),
+        decode_columns(shapes, n, [2**shape_bits] * _SHAPE_COLUMNS),
+        decode_columns(colors, n, [codebook_size] * num_stages),
+    )
+    params, state = Fields((), uniform_params, ()), Fields((), (), vq_state)
+    return Contents(header, quantizer, params, state, symbols)
+
+
+def read_gaussians(data: bytes) -> DecodedGaussians:
+    """Returns the Gaussians of a file, exactly as the quantizer decodes them.
+
+    Args:
+      data: a whole file; any bytes at all.
+
+    Raises:
+      BitstreamError: if it is not a file that `write_gaussians` could have written.
+    """
+    header, quantizer, params, state, symbols = read_symbols(data)
+    gaussians = quantizer.decode(params, state, jax.tree.map(jnp.asarray, symbols))
+    if not _all_finite(gaussians):
+        raise BitstreamError("parameters that are not finite")
+    return DecodedGaussians(gaussians, (header.height, header.width))
+
+
+def file_info(data: bytes) -> FileInfo:
+    """Returns what a file consists of; it is read and checked, but not decoded.
+
+    Args:
+      data: a whole file; any bytes at all.
+
+    Raises:
+      BitstreamError: if it is not a file that `write_gaussians` could have written.
+    """
+    contents = read_symbols(data)
+    header, codebooks = contents.header, contents.state.colors.codebooks
+    _, sections = bitstream.unpack(data)
+    sizes = {
+        tag.decode(): bitstream.SECTION_HEAD_BYTES + len(payload)
+        for tag, payload in sections.items()
+    }
+    sizes = {"header": len(data) - sum(sizes.values())} | sizes
+    n = header.num_gaussians
+    totals = sizes | {"total": len(data)}
+    return FileInfo(
+        version=bitstream.VERSION,
+        parametrization=PARAMETRIZATIONS[header.parametrization].__name__,
+        image_size=(header.height, header.width),
+        channels=header.channels,
+        num_gaussians=n,
+        shape_bits=sections[b"SIDE"][0],
+        codebook_size=codebooks.shape[1],
+        num_stages=codebooks.shape[0],
+        num_bytes=len(data),
+        bpp=8 * len(data) / (header.height * header.width),
+        section_bytes=sizes,
+        bits_per_gaussian={k: 8 * v / n for k, v in totals.items()} if n else {},
+    )
+
+
+def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
+    """Returns the picture of a file.
+
+    Args:
+      data: a whole file; any bytes at all.
+      scale: of the returned picture to the fitted one, finite and above 0.
+
+    Returns:
+      [max(1, round(H·scale)), max(1, round(W·scale)), C] uint8.
+
+    Raises:
+      BitstreamError: if it is not a file that `write_gaussians` could have written.
+      ValueError: if the scale is impossible or the picture would have more than
+        `bitstream.MAX_PIXELS` pixels.
+    """
+    gaussians, image_size = read_gaussians(data)
+    if not (math.isfinite(scale) and scale > 0):
+        raise ValueError(f"scale: expected a finite number above 0, got {scale}")
+    sides = [max(1.0, side * scale) for side in image_size]
+    if math.prod(sides) > bitstream.MAX_PIXELS:
+        raise ValueError(
+            f"scale: expected a picture of at most {bitstream.MAX_PIXELS} pixels, "
+            f"got {sides[1]:.0f}x{sides[0]:.0f} for scale {scale}"
+        )
+    height, width = map(round, sides)
+    rows = max(1, STRIP_PIXELS // width // STRIP_ROWS) * STRIP_ROWS
+    rows = min(rows, height)  # the same for all strips, so that one compilation serves
+    picture = np.empty((height, width, gaussians.colors.shape[1]), np.uint8)
+    for top in range(0, height, rows):
+        means = gaussians.means - jnp.array([0, top / scale], jnp.float32)
+        strip = rasterize(gaussians._replace(means=means), (rows, width), scale=scale)
+        picture[top : top + rows] = to_uint8(strip)[: height - top]
+    return picture
+
+
+def _read_side(
+    side: bytes, channels: int
+) -> tuple[int, UniformParams, ResidualVQState]:
+    if len(side) < _SIDE.size:
+        raise BitstreamError("section SIDE is cut off")
+    shape_bits, codebook_size, num_stages = _SIDE.unpack_from(side)
+    if not (
+        1 <= shape_bits <= MAX_SHAPE_BITS
+        and 1 <= codebook_size <= MAX_ALPHABET
+        and 1 <= num_stages <= MAX_STAGES
+    ):
+        raise BitstreamError(
+            f"section SIDE: {shape_bits} bits, {codebook_size} entries and "
+            f"{num_stages} stages are out of range"
+        )
+    shape = num_stages, codebook_size, channels
+    expected = _SIDE.size + _FLOAT.itemsize * (2 * _SHAPE_COLUMNS + math.prod(shape))
+    if len(side) != expected:
+        raise BitstreamError(
+            f"section SIDE: expected {expected} bytes, got {len(side)}"
+        )
+    floats = np.frombuffer(side, _FLOAT, offset=_SIDE.size).astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise BitstreamError("section SIDE: numbers that are not finite")
+    step, offset, codebooks = np.split(floats, [_SHAPE_COLUMNS, 2 * _SHAPE_COLUMNS])
+    params = UniformParams(jnp.asarray(step), jnp.asarray(offset))
+    counts = jnp.ones(shape[:2], jnp.float32)  # decoding does not use them
+    state = ResidualVQState(jnp.asarray(codebooks.reshape(shape)), counts)
+    return shape_bits, params, state
+
+
+def _all_finite(tree: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))

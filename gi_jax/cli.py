@@ -1,0 +1,349 @@
+"""The command `gi`: pictures to .gi files and back."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from absl import app, logging
+from absl.flags import argparse_flags
+
+# Exit codes.
+OK: Final = 0
+FAILED: Final = 1  # a file failed; the others were done
+USAGE: Final = 2  # nothing was done
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+_DESCRIPTION: Final = """\
+Pictures as sums of 2D Gaussians: small files that decode at any size.
+
+  gi encode photo.png                      write photo.gi beside it
+  gi decode photo.gi -o photo.png          turn it into a picture again
+  gi decode photo.gi -o big.png --scale=2  twice as wide and high
+  gi info photo.gi                         what is in the file
+"""
+
+_ENCODE: Final = """\
+Fits Gaussians to each picture and writes them as a .gi file. Prints its bytes, bits per
+pixel (bpp), and how alike the decoded picture is (PSNR in dB, MS-SSIM).
+
+  gi encode photo.png -o small.gi --num_gaussians=2000   a smaller file
+  gi encode photo.png -o fine.gi --steps=2000            a better one, slower
+  gi encode photos/ -o encoded/                          all pictures of a folder
+"""
+
+_DECODE: Final = """\
+Renders .gi files as 8-bit pictures, in the format that the suffix of OUT names.
+
+  gi decode photo.gi -o photo.png
+  gi decode photo.gi -o half.jpg --scale=0.5
+  gi decode encoded/ -o decoded/                         all .gi files of a folder
+"""
+
+_INFO: Final = """\
+Prints what the header of each .gi file says and what its sections cost.
+
+  gi info photo.gi
+  gi info *.gi --json
+"""
+
+
+class _Job(NamedTuple):
+    source: Path
+    output: Path
+
+
+class _UsageError(Exception):
+    """The command makes no sense as a whole; nothing has been done yet."""
+
+
+def run() -> None:
+    """Runs the command line: the entry point of `gi`."""
+    # JAX informs about every backend that it does not find.
+    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
+    app.run(main, flags_parser=parse)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Does what the parsed command line says; returns the exit code."""
+    try:
+        return args.command(args)
+    except _UsageError as error:
+        print(f"gi: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("gi: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command line, program name first; exits with code 2 on a wrong one."""
+    form: Any = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "allow_abbrev": False,
+    }
+    parser = argparse_flags.ArgumentParser(prog="gi", description=_DESCRIPTION, **form)
+    version = f"gi_jax {importlib.metadata.version('gi_jax')}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(
+        metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser
+    )
+    summary = "pictures to .gi files"
+    encode = commands.add_parser("encode", help=summary, description=_ENCODE, **form)
+    summary = ".gi files to pictures"
+    decode = commands.add_parser("decode", help=summary, description=_DECODE, **form)
+    summary = "what is in .gi files"
+    info = commands.add_parser("info", help=summary, description=_INFO, **form)
+    for command, function, inputs, suffix in (
+        (encode, _encode, "pictures", ".gi"),
+        (decode, _decode, ".gi files", ".png"),
+        (info, _info, ".gi files", None),
+    ):
+        command.set_defaults(command=function)
+        add = command.add_argument
+        folders = ", or folders of them" if suffix else ""
+        add("inputs", metavar="IN", nargs="+", type=Path, help=f"{inputs}{folders}")
+        add("--json", action="store_true", help="print one JSON object per line")
+        if suffix:
+            place = "a file, or a folder where there are several inputs; default: "
+            default = f"beside the input, with the suffix {suffix}"
+            add("-o", "--output", metavar="OUT", help=place + default)
+            add("--force", action="store_true", help="replace files that exist")
+
+    add = encode.add_argument
+    help = "more: a better picture, a larger file; default: by the size of the picture"
+    add("--num_gaussians", metavar="N", type=_at_least(1), help=help)
+    help = "of the fit; more: a better picture, slower (default: %(default)s)"
+    add("--steps", metavar="T", type=_at_least(1), default=500, help=help)
+    help = "of the fit: ours, or the paper's, which needs a hundred times the steps"
+    add("--preset", choices=("fast", "paper"), default="fast", help=help)
+    help = "of everything random (default: %(default)s)"
+    add("--seed", metavar="S", type=_at_least(0), default=0, help=help)
+    help = "enlarges width and height (default: %(default)s)"
+    decode.add_argument("--scale", metavar="S", type=_scale, default=1.0, help=help)
+    return parser.parse_args(argv[1:])
+
+
+def _encode(args: argparse.Namespace) -> int:
+    import gi_jax as gi
+    from gi_jax import images, metrics
+
+    progress = sys.stderr.isatty() and not args.json
+
+    def encode(job: _Job) -> dict[str, Any]:
+        start = time.perf_counter()
+        image = images.load_image(job.source)
+        data = gi.encode(
+            image,
+            num_gaussians=args.num_gaussians,
+            steps=args.steps,
+            preset=args.preset,
+            seed=args.seed,
+            progress=progress,
+        )
+        seconds = time.perf_counter() - start
+        decoded = images.to_uint8(gi.decode(data)) / image.dtype.type(255)
+        images.atomic_write(job.output, data)
+        height, width, channels = image.shape
+        return {
+            "file": str(job.source),
+            "output": str(job.output),
+            "height": height,
+            "width": width,
+            "channels": channels,
+            "num_gaussians": gi.file_info(data).num_gaussians,
+            "bytes": len(data),
+            "bpp": 8 * len(data) / (height * width),
+            "psnr": float(metrics.psnr(decoded, image)),
+            "ms_ssim": float(metrics.ms_ssim(decoded, image)),
+            "seconds": seconds,
+        }
+
+    line = (
+        "{file} -> {output}: {bytes} bytes, {bpp:.4f} bpp, {psnr:.2f} dB PSNR, "
+        "{ms_ssim:.4f} MS-SSIM, {num_gaussians} Gaussians, {seconds:.1f} s"
+    )
+    jobs, failures = _plan(args, images.SUFFIXES, ".gi")
+    return _work(jobs, encode, line.format_map, args.json) or failures
+
+
+def _decode(args: argparse.Namespace) -> int:
+    import gi_jax as gi
+    from gi_jax import images
+
+    def decode(job: _Job) -> dict[str, Any]:
+        start = time.perf_counter()
+        picture = gi.decode(job.source.read_bytes(), scale=args.scale)
+        seconds = time.perf_counter() - start
+        images.save_image(job.output, picture)
+        height, width, channels = picture.shape
+        return {
+            "file": str(job.source),
+            "output": str(job.output),
+            "height": height,
+            "width": width,
+            "channels": channels,
+            "seconds": seconds,
+        }
+
+    line = "{file} -> {output}: {width}x{height} pixels, {seconds:.1f} s"
+    jobs, failures = _plan(args, (".gi",), ".png")
+    return _work(jobs, decode, line.format_map, args.json) or failures
+
+
+def _info(args: argparse.Namespace) -> int:
+    import gi_jax as gi
+
+    def describe(job: _Job) -> dict[str, Any]:
+        info = gi.file_info(job.source.read_bytes())
+        record = {"file": str(job.source), **dataclasses.asdict(info)}
+        return record | {"bits_per_gaussian": info.bits_per_gaussian}
+
+    def text(record: dict[str, Any]) -> str:
+        sizes = record["section_bytes"] | {"total": record["num_bytes"]}
+        bits = record["bits_per_gaussian"]
+        lines = [
+            f"{name:20}{value}"
+            for name, value in record.items()
+            if not isinstance(value, dict)
+        ]
+        lines += [f"{'section':20}{'bytes':>10}{'bits per Gaussian':>20}"]
+        lines += [
+            f"{name:20}{size:>10}{bits.get(name, math.nan):>20.2f}"
+            for name, size in sizes.items()
+        ]
+        return "\n".join(lines)
+
+    jobs = [_Job(path, path) for path in args.inputs]
+    return _work(jobs, describe, text, args.json)
+
+
+def _plan(
+    args: argparse.Namespace, suffixes: Sequence[str], output_suffix: str
+) -> tuple[list[_Job], int]:
+    """Says which file becomes which, and makes the folders that are to hold them.
+
+    Args:
+      args: `inputs`, files or folders; `output` or None; `force`.
+      suffixes: of the files to take from folders.
+      output_suffix: of the files to be written.
+
+    Returns:
+      The jobs, and FAILED if an input or output had to be left out, else OK.
+
+    Raises:
+      _UsageError: where outputs would replace inputs or each other.
+    """
+    failures = OK
+    sources: list[Path] = []
+    for path in args.inputs:
+        found = _files_in(path, suffixes) if path.is_dir() else [path]
+        if not found:
+            failures = _complain(path, f"no file in it ends in {', '.join(suffixes)}")
+        sources += found
+    several = len(args.inputs) > 1 or any(path.is_dir() for path in args.inputs)
+    jobs = []
+    taken = {source.resolve() for source in sources}
+    for source in sources:
+        output = _output_of(source, args.output, several, output_suffix)
+        if output.resolve() in taken:
+            raise _UsageError(
+                f"{source}: {output} is an input or the output of another one"
+            )
+        taken.add(output.resolve())
+        if output.exists() and not args.force:
+            failures = _complain(output, "exists; --force replaces it")
+            continue
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            failures = _complain(source, error)
+            continue
+        jobs.append(_Job(source, output))
+    return jobs, failures
+
+
+def _files_in(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in files if path.suffix.lower() in suffixes)
+
+
+def _output_of(source: Path, output: str | None, several: bool, suffix: str) -> Path:
+    """Returns where the result of `source` goes, see the help of --output."""
+    if output is None:
+        return source.with_suffix(suffix)
+    path = Path(output)
+    if path.is_dir() or output.endswith("/"):
+        return path / f"{source.stem}{suffix}"
+    if not several:
+        return path
+    if path.exists() or path.suffix == suffix:
+        raise _UsageError(f"several inputs need a folder as OUT, not the file {output}")
+    return path / f"{source.stem}{suffix}"
+
+
+def _work(
+    jobs: Sequence[_Job],
+    work: Callable[[_Job], dict[str, Any]],
+    text: Callable[[dict[str, Any]], str],
+    as_json: bool,
+) -> int:
+    """Does the jobs in turn and prints a record of each; one may fail alone."""
+    failures = OK
+    for job in jobs:
+        try:
+            record = work(job)
+        except Exception as error:  # Anything: the other files are to be done.
+            failures = _complain(job.source, error)
+            continue
+        print(_to_json(record) if as_json else text(record), flush=True)
+    return failures
+
+
+def _complain(path: Path, error: Exception | str) -> int:
+    """Prints one line about a file that failed; returns the exit code for it."""
+    if isinstance(error, OSError) and error.strerror:
+        message = error.strerror
+        if error.filename and str(error.filename) != str(path):
+            message += f": {error.filename}"
+    elif isinstance(error, str | ValueError):
+        message = str(error).removeprefix(f"{path}: ")
+    else:
+        message = f"{type(error).__name__}: {error}"
+    print(f"gi: {path}: {' '.join(message.split())}", file=sys.stderr)
+    return FAILED
+
+
+def _to_json(record: dict[str, Any]) -> str:
+    """Returns one line; numbers that JSON lacks (the PSNR of equal pictures): null."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in record.items()
+    }
+    return json.dumps(finite)
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected at least {low}, got {value}")
+        return value
+
+    return integer
+
+
+def _scale(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value

@@ -1,0 +1,317 @@
+"""Tests of the command line."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from skimage import data
+
+import gi_jax as gi
+from gi_jax import cli, images
+
+PHOTO = data.astronaut()[60:100, 190:238]  # 40x48, with detail
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeInfo:
+    num_gaussians: int
+    num_bytes: int
+    section_bytes: dict[str, int]
+
+    @property
+    def bits_per_gaussian(self):
+        return {"MEAN": 16.0, "total": 32.0}
+
+
+@pytest.fixture
+def codec(monkeypatch):
+    """Replaces the library by one whose files are the pixels, 'XX' and all."""
+    calls = []
+
+    def encode(image, **settings):
+        calls.append(settings)
+        height, width, channels = image.shape
+        size = np.array([height, width, channels], np.uint16)
+        return b"XX" + size.tobytes() + images.to_uint8(image).tobytes()
+
+    def decode(data, *, scale=1.0):
+        if data[:2] != b"XX":
+            raise ValueError("expected XX\nat the start")
+        shape = np.frombuffer(data[2:8], np.uint16)
+        picture = np.frombuffer(data[8:], np.uint8).reshape(shape)
+        return picture.repeat(int(scale), 0).repeat(int(scale), 1)
+
+    def file_info(data):
+        decode(data)
+        return FakeInfo(7, len(data), {"MEAN": len(data) - 8})
+
+    for fake in encode, decode, file_info:
+        monkeypatch.setattr(gi, fake.__name__, fake, raising=False)
+    return calls
+
+
+@pytest.fixture
+def photo(tmp_path):
+    images.save_image(tmp_path / "photo.png", PHOTO)
+    return tmp_path / "photo.png"
+
+
+def _gi(*args):
+    """Runs the command in this process; returns the exit code."""
+    try:
+        return cli.main(cli.parse(["gi", *map(str, args)]))
+    except SystemExit as exit:
+        return exit.code
+
+
+def _subprocess(*args, **kwargs):
+    command = [sys.executable, "-c", "from gi_jax import cli; cli.run()"]
+    return subprocess.run(
+        [*command, *map(str, args)], capture_output=True, text=True, **kwargs
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["encode"], ["decode"], ["info"]])
+def test_help_suffices(capsys, command):
+    assert _gi(*command, "--help") == 0
+    out = capsys.readouterr().out
+    assert " ".join(["  gi", *command]) in out  # an example
+    assert max(map(len, out.splitlines())) <= 88
+
+
+def test_the_module_and_its_help_need_no_jax():
+    script = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('cli', {cli.__file__!r})\n"
+        "cli = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['cli'] = cli\n"
+        "spec.loader.exec_module(cli)\n"
+        "try: cli.parse(['gi', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'jax', 'numpy', 'PIL', 'gi_jax'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_the_real_command(tmp_path):
+    assert _subprocess("--version").stdout.startswith("gi_jax ")
+    wrong = _subprocess("encode", "--steps=0", "a.png")
+    assert wrong.returncode == 2
+    assert "expected at least 1, got 0" in wrong.stderr
+    missing = _subprocess("encode", "missing.png", cwd=tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr == "gi: missing.png: No such file or directory\n"
+    assert missing.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["shrink", "a.png"],
+        ["encode"],
+        ["encode", "a.png", "--num_gaussians=0"],
+        ["encode", "a.png", "--num_gaussians=many"],
+        ["encode", "a.png", "--seed=-1"],
+        ["encode", "a.png", "--preset=best"],
+        ["encode", "a.png", "--forc"],
+        ["decode", "a.gi", "--scale=0"],
+        ["decode", "a.gi", "--scale=nan"],
+        ["decode", "a.gi", "--scale=big"],
+    ],
+)
+def test_wrong_usage(capsys, args):
+    assert _gi(*args) == 2
+    assert "usage: gi" in capsys.readouterr().err
+
+
+def test_encode_info_decode(codec, photo, capsys):
+    settings = ["--num_gaussians=9", "--steps=3", "--preset=paper", "--seed=4"]
+    assert _gi("encode", photo, *settings) == 0
+    assert codec == [
+        {
+            "num_gaussians": 9,
+            "steps": 3,
+            "preset": "paper",
+            "seed": 4,
+            "progress": False,
+        }
+    ]
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.startswith(
+        f"{photo} -> {photo.with_suffix('.gi')}: 5768 bytes, 24.0333 bpp, "
+        "inf dB PSNR, 1.0000 MS-SSIM, 7 Gaussians, "
+    )
+    assert _gi("info", photo.with_suffix(".gi")) == 0
+    out = capsys.readouterr().out.split("\n")
+    assert out[1].split() == ["num_gaussians", "7"]
+    assert out[-3].split() == ["MEAN", "5760", "16.00"]
+    assert out[-2].split() == ["total", "5768", "32.00"]
+    decoded = photo.with_name("decoded.png")
+    assert _gi("decode", photo.with_suffix(".gi"), "-o", decoded, "--scale=2") == 0
+    assert "96x80 pixels" in capsys.readouterr().out
+    picture = images.to_uint8(images.load_image(decoded))
+    np.testing.assert_array_equal(picture[::2, ::2], PHOTO)
+
+
+def test_json(codec, photo, capsys):
+    encoded = photo.with_suffix(".gi")
+    assert _gi("encode", photo, "--json") == 0
+    assert _gi("info", encoded, "--json") == 0
+    assert _gi("decode", encoded, "-o", photo, "--force", "--json") == 0
+    encode, info, decode = map(json.loads, capsys.readouterr().out.splitlines())
+    assert encode["bpp"] == 8 * encode["bytes"] / (40 * 48)
+    assert encode["psnr"] is None  # equal pictures: inf
+    assert encode["output"] == info["file"] == decode["file"] == str(encoded)
+    assert info["section_bytes"] == {"MEAN": 5760}
+    assert (decode["height"], decode["width"], decode["channels"]) == (40, 48, 3)
+
+
+def test_folders(codec, photo, tmp_path, capsys):
+    images.save_image(tmp_path / "grey.JPG", PHOTO[..., :1])
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "folder.png").mkdir()
+    out = tmp_path / "deep" / "out"
+    assert _gi("encode", tmp_path, "-o", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["grey.gi", "photo.gi"]
+    assert _gi("decode", out, "-o", tmp_path / "decoded") == 0
+    assert len(list((tmp_path / "decoded").iterdir())) == 2
+    assert _gi("encode", photo, "-o", f"{tmp_path}/new/") == 0
+    assert (tmp_path / "new" / "photo.gi").exists()
+    (tmp_path / "empty").mkdir()
+    capsys.readouterr()
+    assert _gi("encode", tmp_path / "empty") == 1
+    assert "no file in it ends in .png, " in capsys.readouterr().err
+
+
+def test_one_bad_file_fails_alone(codec, photo, tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").write_bytes(photo.read_bytes()[:-50])
+    assert _gi("encode", tmp_path, tmp_path / "none.png", "-o", tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    a, b, none = captured.err.splitlines()
+    assert a.startswith(f"gi: {tmp_path}/a.png: expected a picture file (")
+    assert b.startswith(f"gi: {tmp_path}/b.png: expected a whole picture: ")
+    assert none == f"gi: {tmp_path}/none.png: No such file or directory"
+    assert captured.out.startswith(f"{photo} -> ")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["photo.gi"]
+
+
+def test_messages_are_one_line(codec, tmp_path, capsys):
+    (tmp_path / "a.gi").write_bytes(b"hello")
+    for command in "info", "decode":
+        assert _gi(command, tmp_path / "a.gi") == 1
+        expected = f"gi: {tmp_path}/a.gi: expected XX at the start\n"
+        assert capsys.readouterr().err == expected
+    assert _gi("info", tmp_path) == 1
+    assert capsys.readouterr().err == f"gi: {tmp_path}: Is a directory\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gi"]
+
+
+def test_unexpected_errors_carry_their_type(codec, photo, capsys, monkeypatch):
+    def broken(image, **settings):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(gi, "encode", broken)
+    assert _gi("encode", photo) == 1
+    assert capsys.readouterr().err == f"gi: {photo}: RuntimeError: out of memory\n"
+
+
+def test_existing_files_are_kept(codec, photo, tmp_path, capsys):
+    images.save_image(tmp_path / "other.png", PHOTO)
+    kept = tmp_path / "photo.gi"
+    kept.write_bytes(b"precious")
+    assert _gi("encode", photo, tmp_path / "other.png") == 1
+    assert capsys.readouterr().err == f"gi: {kept}: exists; --force replaces it\n"
+    assert kept.read_bytes() == b"precious"
+    assert (tmp_path / "other.gi").exists()
+    assert len(codec) == 1  # It was not even fitted.
+    assert _gi("encode", photo, "--force") == 0
+    assert kept.read_bytes() != b"precious"
+
+
+def test_outputs_that_collide(codec, photo, tmp_path, capsys):
+    images.save_image(tmp_path / "photo.bmp", PHOTO)
+    before = sorted(tmp_path.iterdir())
+    for args in (
+        [photo, tmp_path / "photo.bmp"],  # the same output
+        [photo, photo],
+        [photo, "-o", photo, "--force"],  # over itself
+        [photo, tmp_path / "photo.bmp", "-o", tmp_path / "all.gi"],  # not a folder
+        [tmp_path, "-o", photo, "--force"],
+    ):
+        assert _gi("encode", *args) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("gi: ")
+        assert message.count("\n") == 1
+    assert codec == []
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_output_that_cannot_be_written(codec, photo, tmp_path, capsys):
+    assert _gi("encode", photo, "-o", photo / "inside" / "a.gi") == 1
+    assert capsys.readouterr().err.startswith(f"gi: {photo}: ")
+    assert _gi("encode", photo) == 0
+    assert _gi("decode", photo.with_suffix(".gi"), "-o", tmp_path / "a.xyz") == 1
+    assert "expected a name that ends in" in capsys.readouterr().err
+    assert not (tmp_path / "a.xyz").exists()
+
+
+def test_ctrl_c_leaves_no_file(codec, photo, tmp_path, capsys, monkeypatch):
+    def interrupted(source, target):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert _gi("encode", photo) == 130
+    assert capsys.readouterr().err == "gi: interrupted\n"
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+needs_library = pytest.mark.skipif(
+    not hasattr(gi, "encode"), reason="gi_jax.encode is not there yet"
+)
+
+
+@needs_library
+def test_real_round_trip(photo, tmp_path, capsys):
+    first, second = tmp_path / "1.gi", tmp_path / "2.gi"
+    settings = ["--steps=20", "--num_gaussians=150", "--json"]
+    assert _gi("encode", photo, "-o", first, *settings) == 0
+    assert _gi("encode", photo, "-o", second, *settings) == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert _gi("info", first, "--json") == 0
+    assert _gi("decode", first, "-o", tmp_path / "decoded.png", "--json") == 0
+    encode, _, info, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert encode["bytes"] == info["num_bytes"] == first.stat().st_size
+    assert sum(info["section_bytes"].values()) == info["num_bytes"]
+    decoded = images.load_image(tmp_path / "decoded.png")
+    error = np.mean((decoded - PHOTO / 255) ** 2)
+    # The printed PSNR is that of the decoded file.
+    assert abs(encode["psnr"] + 10 * np.log10(error)) < 1e-3
+    assert encode["psnr"] > 18
+
+
+@needs_library
+def test_real_hostile_files(photo, tmp_path, capsys):
+    encoded = tmp_path / "photo.gi"
+    assert _gi("encode", photo, "--steps=1", "--num_gaussians=5") == 0
+    whole = encoded.read_bytes()
+    capsys.readouterr()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for hostile in b"", whole[:-1], whole + b"\0", bytes(flipped), photo.read_bytes():
+        encoded.write_bytes(hostile)
+        for command in "info", "decode":
+            assert _gi(command, encoded, *["--force"][: command == "decode"]) == 1
+            error = capsys.readouterr().err
+            assert error.startswith(f"gi: {encoded}: ")
+            assert error.count("\n") == 1

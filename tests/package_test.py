@@ -1,0 +1,69 @@
+"""Promises about the package as a whole: what it imports, and which way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A module may import only from folders of its own rank or of lower rank.
+RANK = {"gaussians": 0, "images": 0, "metrics": 0, "rendering": 1}
+RANK |= {"fitting": 2, "coding": 2, "encoder": 3, "cli": 4, "__init__": 4}
+
+FILES = sorted((ROOT / "gi_jax").rglob("*.py"))
+
+
+def part(module: str) -> str:
+    """Returns the folder or file below gi_jax that a module belongs to."""
+    names = module.split(".")
+    return names[1] if len(names) > 1 else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    """Returns what a file imports when it is imported, or when a function runs."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            node.body = []
+    nodes = [*ast.walk(tree)]
+    found = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    return found | {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_go_down(path):
+    own = part(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for module in imports(path):
+        if not module.startswith("gi_jax"):
+            assert module.split(".")[0] not in ("experiments", "tests")
+            continue
+        other = part(module)
+        if {own, other} == {"fitting", "coding"}:
+            pytest.fail(f"{own} imports {other}")
+        assert RANK[other] <= RANK[own]
+
+
+def test_import_brings_nothing_optional():
+    program = "import sys, gi_jax; print(*{name.split('.')[0] for name in sys.modules})"
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    optional = {"triton", "jax_triton", "triton_kernels", "torch", "distributed"}
+    optional |= {"matplotlib", "skimage", "scipy.optimize", "experiments", "dask"}
+    assert not optional & set(output)
+    assert "gi_jax" in output
+
+
+def test_public_names_are_documented():
+    import gi_jax as gi
+
+    for name in gi.__all__:
+        assert getattr(gi, name).__doc__, name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= 400

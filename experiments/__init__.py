@@ -1,0 +1,1 @@
+"""Scripts: flags in, results out. They use the library's public names."""

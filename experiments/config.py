@@ -1,0 +1,88 @@
+"""Configurations: one frozen dataclass from which the flags of a script are derived.
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        steps: int = setting(500, help="steps of the fit")
+        loss: Literal["l1", "l2"] = setting("l2", help="what is minimised")
+
+    define_flags(Config)
+    app.run(lambda argv: run(from_flags(Config)))
+
+A field's type says what its flag takes: int, float, bool, str, a Literal of strings, or
+one of these | None. A field without a default is a flag that must be given. Bounds
+belong into `__post_init__`, which raises ValueError.
+"""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from absl import app, flags
+
+T = TypeVar("T")
+
+# The flags defined here belong to the calling script, and so to its --help.
+flags.disclaim_key_flags()
+
+
+def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:
+    """Returns a dataclass field with a default and the help of its flag."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def define_flags(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one flag for each field of a dataclass, of the same name.
+
+    Raises:
+      ValueError: on a field of a type that no flag has.
+    """
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        values = hints[field.name]
+        if isinstance(values, types.UnionType):
+            (values,) = set(typing.get_args(values)) - {type(None)}
+        required = field.default is dataclasses.MISSING
+        common: dict[str, Any] = {
+            "name": field.name,
+            "default": None if required else field.default,
+            "help": field.metadata["help"],
+            "flag_values": flag_values,
+            "required": required,
+        }
+        if typing.get_origin(values) is typing.Literal:
+            flags.DEFINE_enum(enum_values=typing.get_args(values), **common)
+        elif values in _DEFINE:
+            _DEFINE[values](**common)
+        else:
+            raise ValueError(f"{field.name}: no flag takes a {values}")
+
+
+def from_flags(config: type[T], flag_values: flags.FlagValues = flags.FLAGS) -> T:
+    """Returns the dataclass that the parsed flags say.
+
+    Raises:
+      app.UsageError: where the dataclass refuses a value; absl prints it with the help.
+    """
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    try:
+        return config(**{name: flag_values[name].value for name in names})
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Returns a short hash of a plain dict, equal in every process and machine."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_DEFINE: dict[Any, Any] = {
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+    str: flags.DEFINE_string,
+}

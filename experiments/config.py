@@ -43,7 +43,7 @@ def define_flags(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> N
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         values = hints[field.name]
-        if isinstance(values, types.UnionType):
+        if typing.get_origin(values) in (types.UnionType, typing.Union):
             (values,) = set(typing.get_args(values)) - {type(None)}
         required = field.default is dataclasses.MISSING
         common: dict[str, Any] = {

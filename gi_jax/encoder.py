@@ -43,7 +43,7 @@ def encode(
       seed: of everything random.
       shape_bits: of each shape parameter, 1 to 8.
       codebook_size: entries of each colour codebook, 1 to 256.
-      num_stages: colour codebooks that add up, 1 to 16.
+      num_stages: colour codebooks that add up, 1 to 8.
       implementation: of `rasterize`.
       progress: shows bars on standard error.
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.filters import correlate, gaussian_window
+
 # The window of SSIM, a Gaussian (Wang et al. 2004, section III-C): taps and sigma.
 WINDOW_SIZE: Final = 11
 WINDOW_SIGMA: Final = 1.5  # pixels
@@ -24,9 +26,6 @@ C2: Final = 0.03**2
 
 # Exponents of MS-SSIM's scales, fine to coarse (Wang et al. 2003, section 3.2).
 MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-
-# Rows that one matrix product filters, see `_filter_rows`: at least WINDOW_SIZE - 1.
-_BLOCK: Final = 16
 
 
 def mse(a: ArrayLike, b: ArrayLike) -> jax.Array:
@@ -171,7 +170,7 @@ def _similarity_and_contrast(
     """
     s, e = a + b, a - b
     # One filter of 4C channels compiles several times faster than four.
-    moments = _filter(jnp.concatenate([s, e, s**2, e**2], axis=2), window)
+    moments = correlate(jnp.concatenate([s, e, s**2, e**2], axis=2), window)
     mean_s, mean_e, square_s, square_e = jnp.split(moments, 4, axis=2)
     var_s, var_e = square_s - mean_s**2, square_e - mean_e**2
     luminance = 1 - mean_e**2 / ((mean_s**2 + mean_e**2) / 2 + C1)
@@ -183,9 +182,7 @@ def _window(picture: jax.Array) -> np.ndarray:
     """Returns the taps of the window along one side, of odd number, summing to 1."""
     shorter = min(picture.shape[:2])
     size = min(WINDOW_SIZE, shorter - 1 + shorter % 2)
-    offsets = np.arange(size) - size // 2
-    taps = np.exp(-0.5 * (offsets / WINDOW_SIGMA) ** 2)
-    return taps / taps.sum()
+    return gaussian_window(size, WINDOW_SIGMA)
 
 
 def _num_scales(shape: tuple[int, ...], window_size: int) -> int:
@@ -196,37 +193,6 @@ def _num_scales(shape: tuple[int, ...], window_size: int) -> int:
     shorter = min(shape[:2])
     fits = [shorter > (window_size - 1) * 2**s for s in range(len(MS_SSIM_WEIGHTS))]
     return sum(fits)
-
-
-def _filter(picture: jax.Array, window: np.ndarray) -> jax.Array:
-    """Correlates with the window at valid positions: [H-n+1, W-n+1, C] for n taps."""
-    rows = _filter_rows(picture, window)
-    return _filter_rows(rows.swapaxes(0, 1), window).swapaxes(0, 1)
-
-
-def _filter_rows(picture: jax.Array, window: np.ndarray) -> jax.Array:
-    """Correlates along axis 0, as products with a band matrix, block by block.
-
-    Row i of a block of the result is the window laid over rows i, i+1, ... of the same
-    block and of the next one. At 512x768x3 on two CPU cores the gradient of SSIM takes
-    0.1 s; through a convolution 0.7 s, through a sum of shifted slices 1.7 s.
-    """
-    height, taps = picture.shape[0] - len(window) + 1, len(window)
-    blocks = -(-height // _BLOCK)
-    band = np.zeros((_BLOCK, 2 * _BLOCK))
-    for i in range(_BLOCK):
-        band[i, i : i + taps] = window
-    band = band.astype(picture.dtype)
-    padding = (blocks + 1) * _BLOCK - picture.shape[0]
-    rows = jnp.pad(picture, [(0, padding), (0, 0), (0, 0)])
-    rows = rows.reshape(blocks + 1, _BLOCK, *picture.shape[1:])
-
-    def product(matrix: np.ndarray, block: jax.Array) -> jax.Array:
-        return jnp.einsum("ij,kjwc->kiwc", matrix, block, precision="highest")
-
-    filtered = product(band[:, :_BLOCK], rows[:-1])
-    filtered += product(band[:, _BLOCK:], rows[1:])
-    return filtered.reshape(-1, *picture.shape[1:])[:height]
 
 
 def _halve(picture: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import optax
 import pytest
 
 import gi_jax as gi
+from experiments.benchmark import count_compilations
 from gi_jax.fitting import presets
 from gi_jax.fitting.initialization import content, random
 from gi_jax.fitting.losses import LOSSES
@@ -69,23 +70,9 @@ def test_same_seed_same_gaussians_other_seed_others():
 
 def test_a_second_fit_compiles_nothing():
     fit()
-    with _count_compilations() as count:
+    with count_compilations() as compilations:
         fit(image=1 - IMAGE, seed=5)
-    assert count() == 0
-
-
-class _count_compilations:
-    def __enter__(self):
-        self.events = []
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return lambda: len(self.events)
-
-    def _listen(self, name, seconds, **kwargs):
-        if "backend_compile" in name:
-            self.events.append(name)
-
-    def __exit__(self, *error):
-        jax.monitoring.unregister_event_duration_listener(self._listen)
+    assert compilations.count == 0
 
 
 def test_target_psnr_stops_when_it_is_reached():

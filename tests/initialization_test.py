@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
+from gi_jax.filters import blur
 from gi_jax.fitting import initialization
-from gi_jax.fitting.filters import blur
 from gi_jax.gaussians import Cholesky
 from tests.helpers import photo
 
@@ -48,7 +48,9 @@ def test_content_gives_finite_gaussians_of_any_number(image, count):
 def test_content_starts_nearer_than_random():
     image = photo()
     start = initialization.content(jax.random.key(0), image, 300)
-    assert gi.psnr(gi.rasterize(start, image.shape[:2]), image) > 17
+    blind = initialization.random(jax.random.key(0), 300, image.shape[:2], 3)
+    psnr = [gi.psnr(gi.rasterize(g, image.shape[:2]), image) for g in (start, blind)]
+    assert psnr[0] > psnr[1] + 4
 
 
 def test_content_puts_gaussians_along_edges():
@@ -69,11 +71,10 @@ def test_error_diffusion_keeps_the_density(total):
     density = jnp.asarray(density / density.sum() * total, jnp.float32)
     points = initialization._error_diffusion(density)
     assert (points >= 0).all()
-    # Only what is left over at the borders is lost: at most a pixel's rounding each.
-    assert abs(int(points.sum()) - total) <= 0.1 * total + 5
+    assert abs(int(points.sum()) - total) <= 1  # Only the last pixel's rest is lost.
     share = points[:, 25:].sum() / max(points.sum(), 1)
     expected = density[:, 25:].sum() / density.sum()
-    np.testing.assert_allclose(share, expected, atol=0.05 if total > 100 else 0.25)
+    np.testing.assert_allclose(share, expected, atol=0.03 if total > 100 else 0.3)
 
 
 def test_error_diffusion_is_floyd_and_steinbergs():
@@ -85,7 +86,11 @@ def test_error_diffusion_is_floyd_and_steinbergs():
             expected[y, x] = max(np.floor(left[y, x] + 0.5), 0)
             rest = left[y, x] - expected[y, x]
             for dy, dx, part in ((0, 1, 7), (1, -1, 3), (1, 0, 5), (1, 1, 1)):
-                if y + dy < 7 and 0 <= x + dx < 9:
+                if y == 6:
+                    dy, dx = 0, 1
+                elif not 0 <= x + dx < 9:
+                    dy, dx = 1, 0
+                if x + dx < 9:
                     left[y + dy, x + dx] += part / 16 * rest
     actual = initialization._error_diffusion(jnp.asarray(density))
     np.testing.assert_array_equal(actual, expected)

@@ -134,7 +134,7 @@ def float16() -> Quantizer:
         # Through the integers: XLA may drop a plain cast to half and back as "excess
         # precision".
         rounded = decode(params, state, encode(params, state, values))
-        clipped = lax.clamp(-MAX_HALF, values, MAX_HALF)
+        clipped = lax.clamp(np.float32(-MAX_HALF), values, np.float32(MAX_HALF))
         return straight_through(clipped, rounded), state, no_loss()
 
     return Quantizer(lambda key, values: ((), ()), apply, encode, decode)
@@ -184,7 +184,7 @@ def uniform(bits: int) -> Quantizer:
     def levels(params, values):
         # Times 1/step, as a compiler rewrites a division if it knows the step.
         scaled = (values - params.offset) * (1 / exact_step(params))
-        clipped = lax.clamp(0.0, scaled, top)
+        clipped = lax.clamp(np.float32(0), scaled, np.float32(top))
         return straight_through(clipped, jnp.round(clipped))
 
     def encode(params, state, values):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gi_jax.fitting.filters import blur
+from gi_jax.filters import blur
 from gi_jax.gaussians import Cholesky, area
 
 # Where Gaussians wait to be born, pixels.
@@ -35,7 +35,7 @@ def unborn(count: int, num_channels: int) -> Cholesky:
     """Returns Gaussians that wait to be born: nothing is drawn for them."""
     return Cholesky(
         jnp.full((count, 2), _NOWHERE, jnp.float32),
-        jnp.tile(jnp.array([1.0, 0.0, 1.0]), (count, 1)),
+        jnp.tile(jnp.array([1, 0, 1], jnp.float32), (count, 1)),
         jnp.zeros((count, num_channels), jnp.float32),
     )
 
@@ -59,15 +59,15 @@ def seeds(
     width = error.shape[1]
     around = jax.lax.reduce_window(error, -jnp.inf, jax.lax.max, (3, 3), (1, 1), "SAME")
     relative = error / jnp.maximum(error.max(), jnp.finfo(error.dtype).tiny)
-    other = relative * jax.random.uniform(key, error.shape)
+    other = relative * jax.random.uniform(key, error.shape, error.dtype)
     score = jnp.where(error == around, 1 + relative, other).reshape(-1)
     pixel = jax.lax.top_k(score, min(count, score.size))[1]
     pixel = jnp.resize(pixel, (count,))  # More Gaussians than pixels: again from first.
     rows, columns = jnp.divmod(pixel, width)
     sigma = max(_MIN_SEED_SIGMA, _SEED_SIZE * math.sqrt(pixels_per_gaussian))
     return Cholesky(
-        jnp.stack([columns, rows], axis=1) + 0.5,
-        jnp.tile(jnp.array([sigma, 0.0, sigma]), (count, 1)),
+        jnp.stack([columns, rows], axis=1).astype(jnp.float32) + 0.5,
+        jnp.tile(jnp.array([sigma, 0, sigma], jnp.float32), (count, 1)),
         _SEED_COLOR * blur(residual, 0.5)[rows, columns],
     )
 
@@ -103,7 +103,7 @@ def densify(
             return gaussians, num_born, jnp.zeros(total, bool)
 
         def place():
-            count = jnp.sum(jnp.where(steps == step, counts, 0))
+            count = jnp.sum(jnp.where(steps == step, counts, 0), dtype=jnp.int32)
             energy = jnp.sum(gaussians.colors**2, axis=1) * area(gaussians)
             energy = jnp.where(row < num_born, energy, jnp.inf)
             weakest = jax.lax.top_k(-energy, min(size, total))[1]

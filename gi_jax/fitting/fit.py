@@ -118,7 +118,7 @@ def fit(
     key = jax.random.key(seed)
     log = np.full((recipe.steps, 2), np.nan, np.float32)
     fingerprint = _fingerprint(
-        (target, initial), (num_gaussians, steps, preset, loss.__name__, seed)
+        (target, initial), (num_gaussians, steps, preset, _name(loss), seed)
     )
     if checkpoint is not None and os.path.exists(checkpoint):
         like = jax.eval_shape(programs.start, key, target, initial), log
@@ -132,7 +132,6 @@ def fit(
             save_checkpoint(checkpoint, (state, log), fingerprint)
 
     last_save = time.perf_counter()
-    chunk = 1
     with tqdm(
         total=recipe.steps,
         initial=int(state.step),
@@ -141,33 +140,23 @@ def fit(
         file=sys.stderr,
         disable=not progress,
     ) as bar:
-        reached = False
-        while (done := int(state.step)) < recipe.steps and not reached:
-            chunk_start = time.perf_counter()
-            count = min(chunk, recipe.steps - done)
-            state, metrics, looked = programs.run(state, target, count, goal)
-            metrics = Metrics(*(leaf[:looked] for leaf in jax.device_get(metrics)))
-            log[done : done + len(metrics.loss), 0] = metrics.loss
-            log[done : done + len(metrics.loss), 1] = metrics.psnr
+        chunks = _chunks(programs, state, target, recipe.steps, goal)
+        for first, state, metrics in chunks:
+            last = first + len(metrics.loss)
+            log[first:last] = np.stack([metrics.loss, metrics.psnr], axis=1)
             if not metrics.finite[-1]:
                 raise FitDivergedError(
-                    f"the fit diverged in step {done + len(metrics.loss)} of "
-                    f"{recipe.steps} (loss {metrics.loss[-1]}); try another seed, more "
-                    "Gaussians or lower rates"
+                    f"the fit diverged in step {last} of {recipe.steps} (loss "
+                    f"{metrics.loss[-1]}); try another seed, more Gaussians or lower "
+                    "rates"
                 )
-            reached = bool(metrics.psnr[-1] >= goal)
             bar.set_postfix_str(f"{metrics.psnr[-1]:.2f} dB", refresh=False)
-            bar.update(int(state.step) - done)
+            bar.update(int(state.step) - first)
             if callback is not None:
                 callback(state, metrics)
-            now = time.perf_counter()
-            if now - last_save > _CHECKPOINT_SECONDS:
+            if time.perf_counter() - last_save > _CHECKPOINT_SECONDS:
                 save()
-                last_save = now
-            if now - chunk_start < _CHUNK_SECONDS / 2:
-                chunk = min(2 * chunk, _MAX_CHUNK)
-            elif now - chunk_start > 2 * _CHUNK_SECONDS:
-                chunk = max(chunk // 2, 1)
+                last_save = time.perf_counter()
     save()
 
     born = int(state.num_born)
@@ -245,6 +234,27 @@ def _compile(recipe, loss, quantizer, implementation, has_initial):
     return _Programs(jax.jit(start), jax.jit(run, donate_argnums=0))
 
 
+def _chunks(programs, state, target, steps, goal):
+    """Runs chunks of steps; yields the first step, the state after, and metrics.
+
+    Ends after `steps` steps or when a picture reached `goal`.
+    """
+    chunk = 1
+    while (done := int(state.step)) < steps:
+        start = time.perf_counter()
+        count = min(chunk, steps - done)
+        state, metrics, looked = programs.run(state, target, count, goal)
+        metrics = Metrics(*(leaf[:looked] for leaf in jax.device_get(metrics)))
+        seconds = time.perf_counter() - start
+        yield done, state, metrics
+        if metrics.psnr[-1] >= goal:
+            return
+        if seconds < _CHUNK_SECONDS / 2:
+            chunk = min(2 * chunk, _MAX_CHUNK)
+        elif seconds > 2 * _CHUNK_SECONDS:
+            chunk = max(chunk // 2, 1)
+
+
 def _run(fit_step: FitStep, state, target, count, goal):
     """Takes up to `count` steps; stops before the one whose picture reaches `goal`.
 
@@ -280,6 +290,10 @@ def _fingerprint(arrays: Any, settings: tuple) -> str:
     for leaf in jax.tree.leaves(arrays):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", repr(function))
 
 
 def _check_count(name: str, value: int, least: int) -> None:

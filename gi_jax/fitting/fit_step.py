@@ -99,6 +99,7 @@ def make_fit_step(
 
     def init(gaussians, key, num_born=None):
         key, for_quantizer = jax.random.split(key)
+        gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
         total = gaussians.means.shape[0]
         quantizing = None
         if quantizer is not None:
@@ -114,7 +115,7 @@ def make_fit_step(
         )
 
     def render_loss(gaussians, params, state, target, key):
-        extra = jnp.zeros([])
+        extra = jnp.zeros([], jnp.float32)
         if quantizer is not None:
             gaussians, state, extra = quantizer.apply(params, state, gaussians, key)
         picture = rasterize(gaussians, target.shape[:2], implementation=implementation)

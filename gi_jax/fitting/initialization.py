@@ -1,12 +1,13 @@
 """Where a fit starts: the paper's random Gaussians, or Gaussians shaped by content."""
 
+import functools
 import math
 from typing import Final
 
 import jax
 import jax.numpy as jnp
 
-from gi_jax.fitting.filters import blur, gradients
+from gi_jax.filters import blur, gradients
 from gi_jax.gaussians import Cholesky, area
 from gi_jax.rendering.rasterize import Implementation, rasterize
 
@@ -42,13 +43,18 @@ def random(
     keys = jax.random.split(key, 3)
     height, width = image_size
     size = jnp.array([width, height], jnp.float32)
-    means = jax.random.uniform(keys[0], (num_gaussians, 2)) * size
-    factor = jax.random.uniform(keys[1], (num_gaussians, 3))
-    factor = factor + jnp.array([0.5, 0.0, 0.5])
-    colors = jax.random.uniform(keys[2], (num_gaussians, num_channels))
+    uniform = functools.partial(jax.random.uniform, dtype=jnp.float32)
+    means = uniform(keys[0], (num_gaussians, 2)) * size
+    factor = uniform(keys[1], (num_gaussians, 3))
+    factor = factor + jnp.array([0.5, 0.0, 0.5], jnp.float32)
+    colors = uniform(keys[2], (num_gaussians, num_channels))
     return Cholesky(means, factor, colors)
 
 
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_gaussians", "edge_share", "color_steps", "implementation"),
+)
 def content(
     key: jax.Array,
     image: jax.Array,
@@ -98,7 +104,7 @@ def content(
         gaussians = Cholesky(means, shape, colors)
         return rasterize(gaussians, (height, width), implementation=implementation)
 
-    coverage = render(jnp.ones((num_gaussians, 1)))[rows, columns]
+    coverage = render(jnp.ones((num_gaussians, 1), jnp.float32))[rows, columns]
     colors = blur(image, 0.5)[rows, columns] / jnp.maximum(coverage, 0.3)
     gaussians = Cholesky(means, shape, colors)
     return solve_colors(
@@ -106,6 +112,7 @@ def content(
     )
 
 
+@functools.partial(jax.jit, static_argnames=("steps", "implementation"))
 def solve_colors(
     gaussians: Cholesky,
     image: jax.Array,
@@ -176,20 +183,21 @@ def _scatter_points(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws `count` evenly spread points; returns rows, columns and means in pixels."""
     ends = jnp.cumsum(_error_diffusion(density).reshape(-1))
-    # Diffusion loses a few points at the borders: spread what is missing, or too much.
+    # The last pixel's rest may be missing, or one point too much.
     order = jnp.floor((jnp.arange(count) + 0.5) * (ends[-1] / count))
     pixel = jnp.searchsorted(ends, order.astype(ends.dtype), side="right")
     pixel = jnp.minimum(pixel, density.size - 1)
     rows, columns = jnp.divmod(pixel, density.shape[1])
-    jitter = jax.random.uniform(key, (count, 2), minval=0.2, maxval=0.8)
+    jitter = jax.random.uniform(key, (count, 2), jnp.float32, 0.2, 0.8)
     return rows, columns, jnp.stack([columns, rows], axis=1) + jitter
 
 
 def _error_diffusion(density: jax.Array) -> jax.Array:
     """Rounds a density to integers with its sum kept locally (Floyd and Steinberg).
 
-    A pixel needs what is left over from the one before it and from three of the row
-    above, so that all pixels with the same x + 2 y can be rounded at once.
+    What is left over at a pixel goes on to the next one and to three of the row below;
+    shares that would leave the picture go straight down, or on along the last row. All
+    pixels with the same x + 2 y can be rounded at once.
 
     Args:
       density: [H, W] points per pixel, not negative.
@@ -200,18 +208,23 @@ def _error_diffusion(density: jax.Array) -> jax.Array:
     height, width = density.shape
     y = jnp.arange(height)
 
+    def from_above(front):
+        return jnp.concatenate([jnp.zeros(1, front.dtype), front[:-1]])
+
     def front(carry, t):
         last, second, third = carry  # What is left over on the last three fronts.
-        above = 3 / 16 * last + 5 / 16 * second + 1 / 16 * third
-        above = jnp.concatenate([jnp.zeros(1), above[:-1]])
         x = t - 2 * y
         inside = (x >= 0) & (x < width)
-        wanted = density[y, jnp.clip(x, 0, width - 1)] + 7 / 16 * last + above
+        down = 5 / 16 + 3 / 16 * (x == 0) + 8 / 16 * (x == width - 1)
+        wanted = density[y, jnp.clip(x, 0, width - 1)]
+        wanted += jnp.where(y == height - 1, 1, 7 / 16) * last
+        wanted += down * from_above(second)
+        wanted += from_above(3 / 16 * last + 1 / 16 * third)
         points = jnp.where(inside, jnp.maximum(jnp.floor(wanted + 0.5), 0), 0)
         left = jnp.where(inside, wanted - points, 0)
         return (left, last, second), points.astype(jnp.int32)
 
-    empty = jnp.zeros(height)
+    empty = jnp.zeros(height, density.dtype)
     fronts = jnp.arange(width + 2 * (height - 1))
     _, points = jax.lax.scan(front, (empty, empty, empty), fronts)
     x = jnp.arange(width)[None, :]

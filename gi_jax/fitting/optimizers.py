@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gi_jax.gaussians import Cholesky, Gaussians, area, to_cholesky
@@ -91,7 +92,7 @@ def parameters() -> Coordinates:
     is left out: means may leave the picture). A normalized step is 384 × 256 px here
     whatever the picture, so that rates mean the same for every size.
     """
-    half_size = jnp.array(_PAPER_HALF_SIZE)
+    half_size = jnp.array(_PAPER_HALF_SIZE, jnp.float32)
 
     def locate(gaussians):
         return gaussians._replace(means=gaussians.means / half_size)
@@ -232,7 +233,7 @@ def adan(
 
 def own_frame_adam(
     rates: Tangent,
-    schedule: optax.Schedule = lambda step: jnp.ones([]),
+    schedule: optax.Schedule = lambda step: jnp.ones([], jnp.float32),
     *,
     b1: float = 0.9,
     b2: float = 0.95,
@@ -266,7 +267,8 @@ def hold_then_decay(
 
     def schedule(count):
         done = (count + 1) / max(steps, 1)
-        return final ** jnp.clip((done - hold) / (1 - hold), 0, 1)
+        share = jnp.clip((done - hold) / (1 - hold), 0, 1)
+        return jnp.asarray(final**share, jnp.float32)
 
     return schedule
 
@@ -303,7 +305,7 @@ def _move(gaussians: Cholesky, tangent: Tangent, share: float) -> Cholesky:
 def _guard(gaussians: Cholesky, share: float, image_size: tuple[int, int]) -> Cholesky:
     """Holds means near the picture and covariances within their bounds."""
     height, width = image_size
-    upper = jnp.array([width + _MARGIN, height + _MARGIN])
+    upper = np.array([width + _MARGIN, height + _MARGIN], np.float32)
     means = jnp.clip(gaussians.means, -_MARGIN, upper)
     l11, l21, l22 = gaussians.cholesky.T
     l11 = jnp.maximum(l11, _MIN_SIGMA)

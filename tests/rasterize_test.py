@@ -8,7 +8,7 @@ import pytest
 import gi_jax as gi
 from gi_jax.gaussians import CUTOFF, Cholesky, to_cholesky
 from gi_jax.rendering.dense import rasterize_dense
-from gi_jax.rendering.tiles import find_boxes, make_blocks, make_grid
+from gi_jax.rendering.tiles import BLOCK, find_boxes, make_blocks, make_grid
 from tests.helpers import assert_close_as_vectors, on_the_cut, scene
 
 FAST = ["xla"]
@@ -294,7 +294,7 @@ def test_lists_hold_every_pair_that_touches(capacity):
     listed = []
     for number in range(-(-int(boxes.total) // grid.capacity)):
         blocks = make_blocks(grid, boxes, means, factor, jnp.int32(number))
-        tiles = np.repeat(np.asarray(blocks.tile)[:, None], grid.block, 1)
+        tiles = np.repeat(np.asarray(blocks.tile)[:, None], BLOCK, 1)
         filled = np.asarray(blocks.ids) < 80
         assert not filled[int(blocks.used) :].any()
         listed += [*zip(tiles[filled], np.asarray(blocks.ids)[filled])]

@@ -17,6 +17,7 @@ import numpy as np
 
 from gi_jax.gaussians import CUTOFF, whitening
 from gi_jax.rendering.tiles import (
+    BLOCK,
     TILE,
     Blocks,
     find_boxes,
@@ -91,7 +92,7 @@ def _forward(grid, means, factor, colors):
         return _add_blocks(grid, blocks, means, factor, colors, tiles), blocks
 
     tiles = jnp.zeros((grid.num_tiles + 1, colors.shape[1], _PIXELS), jnp.float32)
-    ids = jnp.zeros((grid.num_blocks, grid.block), jnp.int32)
+    ids = jnp.zeros((grid.num_blocks, BLOCK), jnp.int32)
     blocks = Blocks(ids, jnp.zeros(grid.num_blocks, jnp.int32), jnp.int32(0))
     passes = -(-boxes.total // grid.capacity)
     tiles, blocks = jax.lax.fori_loop(0, passes, one_pass, (tiles, blocks))
@@ -138,14 +139,14 @@ def _add_blocks(grid, blocks, means, factor, colors, tiles):
         ids, tile = _slice(grid.group, i, (blocks.ids, blocks.tile))
         entries = table[:, ids.reshape(-1)]
         coefficients = _barrier(_exponents(grid, tile, entries).T)
-        color = entries[5:].reshape(-1, grid.group, grid.block)
+        color = entries[5:].reshape(-1, grid.group, BLOCK)
         color = _barrier(color.transpose(1, 0, 2))
 
         def add_chunk(j, tiles):
-            (terms,) = _slice(grid.chunk * grid.block, j, (coefficients,))
+            (terms,) = _slice(grid.chunk * BLOCK, j, (coefficients,))
             here, color_here = _slice(grid.chunk, j, (tile, color))
             weights = _weights(terms @ basis)
-            sums = color_here @ weights.reshape(grid.chunk, grid.block, _PIXELS)
+            sums = color_here @ weights.reshape(grid.chunk, BLOCK, _PIXELS)
             return tiles.at[here].add(sums, mode="promise_in_bounds")
 
         return _chunks_of_group(grid, blocks, i, add_chunk, tiles)
@@ -173,7 +174,7 @@ def _add_moments(grid, blocks, means, factor, colors, tiles, sums):
         ids, tile = _slice(grid.group, i, (blocks.ids, blocks.tile))
         entries = table[:, ids.reshape(-1)]
         coefficients = _barrier(_exponents(grid, tile, entries))
-        coefficients = coefficients.reshape(6, grid.group, grid.block)
+        coefficients = coefficients.reshape(6, grid.group, BLOCK)
         coefficients = _barrier(coefficients.transpose(1, 0, 2))
 
         def moments(j, out):
@@ -185,9 +186,9 @@ def _add_moments(grid, blocks, means, factor, colors, tiles, sums):
             part = _barrier(by_basis @ weights)
             return jax.lax.dynamic_update_slice_in_dim(out, part, j * grid.chunk, 0)
 
-        out = jnp.zeros((grid.group, rows, grid.block), jnp.float32)
+        out = jnp.zeros((grid.group, rows, BLOCK), jnp.float32)
         out = _chunks_of_group(grid, blocks, i, moments, out)
-        out = out.transpose(1, 0, 2).reshape(-1, 6, grid.group * grid.block)
+        out = out.transpose(1, 0, 2).reshape(-1, 6, grid.group * BLOCK)
         parts = _barrier(_whitened_moments(grid, tile, entries, out).T)
         return sums.at[ids.reshape(-1)].add(parts, mode="promise_in_bounds")
 
@@ -200,11 +201,11 @@ def _whitened_moments(grid, tile, entries, moments):
     Args:
       grid: the static shape.
       tile: [blocks].
-      entries: [5 + C, blocks · block] mean, L⁻¹ and colour.
-      moments: [C, 6, blocks · block] of weight times cotangent, on the basis.
+      entries: [5 + C, blocks · BLOCK] mean, L⁻¹ and colour.
+      moments: [C, 6, blocks · BLOCK] of weight times cotangent, on the basis.
 
     Returns:
-      [5 + C, blocks · block] m1, m2, P11, P12, P22 and the colours' cotangents.
+      [5 + C, blocks · BLOCK] m1, m2, P11, P12, P22 and the colours' cotangents.
     """
     s, sx, sy, sxx, sxy, syy = _barrier(
         tuple(sum(map(operator.mul, moments[:, j], entries[5:])) for j in range(6))
@@ -244,7 +245,7 @@ def _padded(means, factor, colors):
 
 def _whitened_means(grid, tile, entries):
     """Returns L⁻¹ (mean - centre of the tile) of each entry, two arrays."""
-    tile = jnp.repeat(tile, grid.block)
+    tile = jnp.repeat(tile, BLOCK)
     dx = entries[0] - ((tile % grid.columns) * TILE + TILE / 2)
     dy = entries[1] - ((tile // grid.columns) * TILE + TILE / 2)
     return entries[2] * dx, entries[3] * dx + entries[4] * dy

@@ -1,1 +1,1 @@
-"""Scripts: flags in, results out. They use the library's public names."""
+"""Scripts: flags in, results out. They use public names of the library only."""

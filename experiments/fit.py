@@ -6,8 +6,8 @@ r"""Fits pictures and writes what came of it.
 For each picture a folder in the workdir: gaussians.npz (the fields of the pytree),
 picture.png (rendered), convergence.png (PSNR against step) and, last, metrics.json;
 for all of them summary.json. On a rerun, pictures that have their metrics.json, of the
-same settings and the same pixels, are skipped. A picture that fails is reported and
-the others go on; the exit code is 1 then.
+same settings and the same pixels, are skipped, and one whose fit was killed goes on. A
+picture that fails is reported and the others go on; the exit code is 1 then.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import io
 import json
 import math
 import platform
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,6 +34,8 @@ from experiments.config import define_flags, fingerprint, from_flags, setting
 from gi_jax.images import atomic_write, load_image, save_image
 from gi_jax.metrics import ms_ssim, round_to_8_bits
 
+_CROP: Final = re.compile(r"(\d+):(\d+),(\d+):(\d+)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -47,8 +50,13 @@ class Config:
         "l2", help="what the fit minimises"
     )
     seed: int = setting(0, help="of everything random")
+    crop: str | None = setting(
+        None, help="rows and columns of the pictures to fit, as in 200:296,300:428"
+    )
 
     def __post_init__(self) -> None:
+        if self.crop is not None and not _CROP.fullmatch(self.crop):
+            raise ValueError(f"crop: expected ROWS,COLUMNS as 0:96,0:128: {self.crop}")
         for name, low in ("num_gaussians", 1), ("steps", 1), ("seed", 0):
             value = getattr(self, name)
             if value < low:
@@ -112,6 +120,9 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
       The content of metrics.json.
     """
     image = load_image(path)
+    if config.crop is not None:
+        top, bottom, left, right = map(int, config.crop.replace(",", ":").split(":"))
+        image = image[top:bottom, left:right]
     settings = dataclasses.asdict(config)
     settings = {key: value for key, value in settings.items() if key not in _PLACES}
     settings["pixels"] = hashlib.sha256(image.tobytes()).hexdigest()
@@ -122,6 +133,8 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         if finished["fingerprint"] == identity:
             return finished
         metrics_file.unlink()  # It is of other settings, and the others are next.
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"checkpoint-{identity}.npz"
     fitted = gi.fit(
         image,
         config.num_gaussians,
@@ -130,6 +143,7 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         loss=config.loss,
         seed=config.seed,
         progress=sys.stderr.isatty(),
+        checkpoint=checkpoint,
     )
     picture = round_to_8_bits(gi.rasterize(fitted.gaussians, image.shape[:2]))
     height, width, channels = image.shape
@@ -151,7 +165,6 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("gi_jax", "jax")},
         },
     }
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
         name: np.asarray(x) for name, x in fitted.gaussians._asdict().items()
@@ -161,6 +174,7 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     save_image(folder / "picture.png", np.asarray(picture))
     atomic_write(folder / "convergence.png", _convergence(fitted.history, path.stem))
     _write_json(metrics_file, result)
+    checkpoint.unlink(missing_ok=True)
     return result
 
 

@@ -23,6 +23,7 @@ from gi_jax.coding.quantization import (
 )
 from gi_jax.coding.vector_quantization import residual_vq
 from gi_jax.encoder import encode
+from gi_jax.fitting.densification import densify
 from gi_jax.fitting.fit import FitDivergedError, FitResult, fit
 from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
 from gi_jax.fitting.initialization import content, random, solve_colors
@@ -34,6 +35,7 @@ from gi_jax.fitting.optimizers import (
     own_frame_adam,
     parameters,
 )
+from gi_jax.fitting.presets import Recipe, fine_tuning
 from gi_jax.gaussians import (
     Cholesky,
     Gaussians,
@@ -63,6 +65,7 @@ __all__ = [
     "Gaussians",
     "Metrics",
     "Quantizer",
+    "Recipe",
     "RotationScale",
     "Tangent",
     "adan",
@@ -73,8 +76,10 @@ __all__ = [
     "content",
     "covariance",
     "decode",
+    "densify",
     "encode",
     "file_info",
+    "fine_tuning",
     "fit",
     "float16",
     "linear",

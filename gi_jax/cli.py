@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -80,6 +81,9 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("gi: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # As in `gi info *.gi | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -148,8 +152,8 @@ def _encode(args: argparse.Namespace) -> int:
             progress=progress,
         )
         seconds = time.perf_counter() - start
-        decoded = images.to_uint8(gi.decode(data)) / image.dtype.type(255)
-        images.atomic_write(job.output, data)
+        decoded = gi.decode(data) / image.dtype.type(255)
+        images.atomic_write(job.output, data, replace=args.force)
         height, width, channels = image.shape
         return {
             "file": str(job.source),
@@ -181,7 +185,7 @@ def _decode(args: argparse.Namespace) -> int:
         start = time.perf_counter()
         picture = gi.decode(job.source.read_bytes(), scale=args.scale)
         seconds = time.perf_counter() - start
-        images.save_image(job.output, picture)
+        images.save_image(job.output, picture, replace=args.force)
         height, width, channels = picture.shape
         return {
             "file": str(job.source),
@@ -257,6 +261,9 @@ def _plan(
                 f"{source}: {output} is an input or the output of another one"
             )
         taken.add(output.resolve())
+        if output.exists() and not output.is_file():
+            failures = _complain(output, "is a folder or a device")
+            continue
         if output.exists() and not args.force:
             failures = _complain(output, "exists; --force replaces it")
             continue

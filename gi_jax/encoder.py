@@ -5,7 +5,8 @@ from typing import Final
 
 from jax.typing import ArrayLike
 
-from gi_jax.coding.codec import paper_quantizer, write_gaussians
+from gi_jax.coding.bitstream import Header, find_problem
+from gi_jax.coding.codec import PAPER_CODEC, paper_quantizer, write_gaussians
 from gi_jax.fitting.fit import checked_image, fit
 from gi_jax.fitting.presets import Preset, fine_tuning
 from gi_jax.gaussians import canonical
@@ -57,7 +58,7 @@ def encode(
       GaussianImage, arXiv:2403.08551, section 3.3.
     """
     pixels = checked_image(image)
-    height, width, _ = pixels.shape
+    height, width, channels = pixels.shape
     if num_gaussians is None:
         num_gaussians = math.ceil(height * width / _PIXELS_PER_GAUSSIAN)
     if fine_tuning_steps is None:
@@ -68,6 +69,12 @@ def encode(
         codebook_size=codebook_size,
         num_stages=num_stages,
     )
+    # Before the work, not after it.
+    header = Header(PAPER_CODEC, 1, width, height, channels, num_gaussians)
+    if problem := find_problem(header):
+        raise ValueError(problem)
+    if fine_tuning_steps < 0:
+        raise ValueError(f"fine_tuning_steps: expected 0 or more: {fine_tuning_steps}")
     fitted = fit(
         pixels,
         num_gaussians,

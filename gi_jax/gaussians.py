@@ -26,8 +26,9 @@ RADIUS: Final = math.sqrt(2.0 * CUTOFF)
 
 # Standard deviations (the diagonal of L) are held within these bounds, in pixels, so
 # that degenerate parameters give finite pictures and gradients. Below the lower bound a
-# Gaussian falls between pixel centres; the upper one is beyond any picture.
-MIN_SIGMA: Final = 1e-3
+# Gaussian is a dot in one pixel or falls between two, and float32 exponents lose their
+# digits; the upper one is beyond any picture.
+MIN_SIGMA: Final = 0.1
 MAX_SIGMA: Final = 1e6
 
 
@@ -78,18 +79,15 @@ def to_cholesky(gaussians: Gaussians) -> Cholesky:
 
 
 def to_rotation_scale(gaussians: Gaussians) -> RotationScale:
-    """Returns the same Gaussians as rotation and scale, in canonical form.
-
-    The angle of an isotropic Gaussian is 0.
-    """
+    """Returns the same Gaussians as rotation and scale, in canonical form."""
     means, factor, colors = to_cholesky(gaussians)
     l11, l21, l22 = factor[:, 0], factor[:, 1], factor[:, 2]
     # Eigenvalues of Σ are mean ± radius; s1 s2 = |l11 l22| gives the small one.
     difference = (l11 - l22) * (l11 + l22) - l21**2
     radius = jnp.hypot(difference, 2 * l11 * l21)
     s1 = jnp.sqrt((l11**2 + l21**2 + l22**2 + radius) / 2)
-    s2 = jnp.abs(l11 * l22) / s1
-    angles = jnp.where(radius > 0, jnp.arctan2(2 * l11 * l21, difference) / 2, 0.0)
+    s2 = jnp.minimum(jnp.abs(l11 * l22) / s1, s1)
+    angles = jnp.arctan2(2 * l11 * l21, difference) / 2
     log_scales = jnp.log(jnp.stack([s1, s2], axis=1))
     return canonical(RotationScale(means, log_scales, angles, colors))
 
@@ -101,7 +99,7 @@ def canonical(gaussians: _AnyGaussians) -> _AnyGaussians:
     """Returns the one representative of parameters that mean the same Gaussians.
 
     Cholesky: l11 > 0 and l22 > 0. RotationScale: the first scale is the larger one and
-    the angle lies in [0, π).
+    the angle lies in [0, π), and is 0 where the scales are equal.
     """
     if isinstance(gaussians, Cholesky):
         means, factor, colors = to_cholesky(gaussians)
@@ -114,7 +112,8 @@ def canonical(gaussians: _AnyGaussians) -> _AnyGaussians:
     log_scales = jnp.where(swap[:, None], log_scales[:, ::-1], log_scales)
     angles = jnp.mod(jnp.where(swap, angles + jnp.pi / 2, angles), jnp.pi)
     # mod of a tiny negative angle rounds up to π itself.
-    angles = jnp.where(angles >= jnp.pi, 0.0, angles)
+    round_ = log_scales[:, 0] == log_scales[:, 1]
+    angles = jnp.where(round_ | (angles >= jnp.pi), 0.0, angles)
     return RotationScale(means, log_scales, angles, colors)  # type: ignore[return-value]
 
 

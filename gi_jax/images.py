@@ -91,16 +91,19 @@ def load_image(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError(f"{path}: expected a whole picture: {error}") from error
 
 
-def save_image(path: str | os.PathLike[str], image: ArrayLike) -> None:
+def save_image(
+    path: str | os.PathLike[str], image: ArrayLike, *, replace: bool = True
+) -> None:
     """Writes a picture of 8 bits per channel, in the format that the suffix names.
 
     Lossless where the format can be; JPEG and AVIF at high quality. The file appears
     whole or not at all.
 
     Args:
-      path: the file; one that exists is replaced.
+      path: the file.
       image: [H, W, C] uint8, or float in 0..1 that `to_uint8` rounds; C is 1 for grey,
         2 grey and alpha, 3 RGB, 4 RGBA.
+      replace: whether a file that exists is replaced.
 
     Raises:
       ValueError: on other shapes, types or suffixes, and where the format does not have
@@ -127,7 +130,7 @@ def save_image(path: str | os.PathLike[str], image: ArrayLike) -> None:
     except (OSError, ValueError) as error:  # A side too long for the format.
         size = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise ValueError(f"{path}: {size} pixels cannot be written: {error}") from error
-    atomic_write(path, data)
+    atomic_write(path, data, replace=replace)
 
 
 def to_uint8(image: ArrayLike) -> np.ndarray:
@@ -152,18 +155,22 @@ def to_uint8(image: ArrayLike) -> np.ndarray:
     return np.floor(clipped * 255 + 0.5).astype(np.uint8)
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+def atomic_write(
+    path: str | os.PathLike[str], data: bytes, *, replace: bool = True
+) -> None:
     """Writes a file that appears whole or not at all.
 
     The bytes go to a temporary name in the same folder, which is then renamed; on any
-    failure, Ctrl-C included, it is removed. A file that exists is replaced. The mode is
-    that of any new file, by the umask.
+    failure, Ctrl-C included, it is removed. The mode is that of any new file, by the
+    umask.
 
     Args:
       path: the file, in a folder that exists.
       data: its content.
+      replace: whether a file that exists is replaced.
 
     Raises:
+      FileExistsError: where the file exists and is not to be replaced.
       OSError: where the file may not be written.
     """
     path = Path(path)
@@ -175,10 +182,30 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     try:
         with temporary.open("xb") as file:
             file.write(data)
-        os.replace(temporary, path)
+            file.flush()
+            os.fsync(file.fileno())
+        if not replace and _link(temporary, path):
+            temporary.unlink()
+        else:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _link(source: Path, path: Path) -> bool:
+    """Gives a file a second name that is new; False where the file system cannot."""
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:  # No hard links: a look has to do, though it is a moment old.
+        if path.exists():
+            raise FileExistsError(
+                errno.EEXIST, os.strerror(errno.EEXIST), str(path)
+            ) from None
+        return False
+    return True
 
 
 def _check_size(size: tuple[int, int]) -> None:

@@ -64,7 +64,7 @@ def round_to_8_bits(picture: ArrayLike) -> jax.Array:
     """Returns the picture that an 8-bit file holds, as float32 in 0..1.
 
     The jittable twin of `images.to_uint8`: clips to 0..1 and rounds to multiples of
-    1/255, halves up.
+    1/255, halves up; NaN stays NaN.
     """
     return jnp.floor(jnp.clip(picture, 0, 1) * 255 + 0.5) / 255
 

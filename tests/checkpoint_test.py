@@ -71,7 +71,40 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
         gi.fit(image, 10, 25, seed=1, checkpoint=path, progress=False)
     with pytest.raises(ValueError, match="another fit"):
         gi.fit(1 - image, 10, 25, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="another fit"):
+        turned = image.reshape(8, 32, 3)
+        gi.fit(turned, 10, 25, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="a preset and a loss by name"):
+        gi.fit(image, 10, 25, loss=gi.psnr, checkpoint=path, progress=False)
     assert path.read_bytes() == before
     path.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="expected a checkpoint"):
         gi.fit(image, 10, 25, checkpoint=path, progress=False)
+
+
+def test_a_bad_path_is_found_before_the_work(tmp_path):
+    def never(state, metrics):
+        raise AssertionError("the fit began")
+
+    with pytest.raises(OSError):
+        gi.fit(
+            photo(16, 16),
+            10,
+            25,
+            checkpoint=tmp_path / "missing" / "fit.npz",
+            callback=never,
+            progress=False,
+        )
+
+
+def test_a_callback_may_keep_what_it_gets():
+    states = []
+    gi.fit(
+        photo(16, 16),
+        10,
+        25,
+        callback=lambda state, metrics: states.append(state),
+        progress=False,
+    )
+    steps = [int(state.step) for state in states]
+    assert steps == sorted(steps) and len(steps) > 1

@@ -98,12 +98,14 @@ def test_pictures_of_all_kinds(shape):
     [
         ({"num_gaussians": 0}, "num_gaussians"),
         ({"steps": -1}, "steps"),
-        ({"fine_tuning_steps": -1}, "steps"),
+        ({"fine_tuning_steps": -1}, "fine_tuning_steps"),
         ({"shape_bits": 9}, "shape_bits"),
         ({"codebook_size": 0}, "codebook_size"),
         ({"preset": "best"}, "preset"),
+        ({"image": np.zeros((8, 8, 17))}, "channels"),
     ],
 )
 def test_bad_arguments_say_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=message):
-        gi.encode(photo(8, 8), **{"steps": 1, "progress": False, **arguments})
+        defaults = {"image": photo(8, 8), "steps": 1, "progress": False}
+        gi.encode(**defaults | arguments)

@@ -7,6 +7,7 @@ import pytest
 import gi_jax as gi
 from experiments.benchmark import count_compilations
 from gi_jax.fitting import presets
+from gi_jax.fitting.fit import checked_image
 from gi_jax.fitting.initialization import content, random
 from gi_jax.fitting.losses import LOSSES
 from gi_jax.fitting.optimizers import own_frame, own_frame_adam, parameters
@@ -49,7 +50,6 @@ def test_any_number_of_channels(channels):
     ("preset", "size", "count", "steps"),
     [
         ("fast", (1, 1), 1, 30),
-        ("fast", (20, 20), 3, 0),
         ("fast", (20, 20), 3, 7),
         ("fast", (6, 6), 400, 60),
         ("paper", (1, 40), 1, 3),
@@ -183,7 +183,6 @@ def test_bad_arguments_say_what_was_expected(name):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_integer_pictures_are_scaled(dtype):
-    image = photo(16, 16)
-    integers = np.round(image * np.iinfo(dtype).max).astype(dtype)
-    result = gi.fit(integers, 30, 25, progress=False)
-    assert gi.psnr(gi.rasterize(result.gaussians, (16, 16)), image) > 15
+    integers = np.round(IMAGE * np.iinfo(dtype).max).astype(dtype)
+    np.testing.assert_allclose(checked_image(integers), IMAGE, atol=0.01)
+    assert checked_image(integers[:, :, 0]).shape == (*IMAGE.shape[:2], 1)

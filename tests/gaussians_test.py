@@ -15,7 +15,7 @@ def rotation_scale(seed=0, count=200):
     rng = np.random.default_rng(seed)
     fields = (
         rng.uniform(0, 60, (count, 2)),
-        rng.normal(0.5, 1.0, (count, 2)),
+        rng.uniform(-2, 3, (count, 2)),
         rng.uniform(-10, 10, count),
         rng.normal(size=(count, 3)),
     )

@@ -233,3 +233,14 @@ def test_atomic_write_names_what_is_in_the_way(tmp_path):
         images.atomic_write(tmp_path / "missing" / "a.gi", b"")
     with pytest.raises(IsADirectoryError):
         images.atomic_write(tmp_path, b"")
+
+
+def test_a_file_that_appeared_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "file"
+    images.atomic_write(path, b"old")
+    with pytest.raises(FileExistsError):
+        images.atomic_write(path, b"new", replace=False)
+    assert path.read_bytes() == b"old"
+    assert [*tmp_path.iterdir()] == [path]
+    images.atomic_write(tmp_path / "other", b"new", replace=False)
+    assert (tmp_path / "other").read_bytes() == b"new"

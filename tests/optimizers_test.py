@@ -54,6 +54,19 @@ def test_pull_back_is_the_gradient_in_the_own_frame():
     assert_close_as_vectors(actual, expected, 1e-3)
 
 
+def test_pull_back_does_not_depend_on_the_signs_of_the_diagonal():
+    gaussians, _ = gaussians_and_gradient()
+    turned = gaussians._replace(cholesky=gaussians.cholesky * jnp.array([-1, -1, -1]))
+    weights = jax.random.normal(jax.random.key(0), (*SIZE, 3))
+    frame = optimizers.own_frame()
+
+    def tangent(gaussians):
+        gradient = jax.grad(lambda g: jnp.sum(weights * gi.rasterize(g, SIZE)))
+        return frame.pull_back(gaussians, gradient(gaussians), SIZE)
+
+    assert_close_as_vectors(tangent(turned), tangent(gaussians), 1e-5)
+
+
 def test_retract_moves_in_the_own_frame():
     gaussians, _ = gaussians_and_gradient()
     rng = np.random.default_rng(0)

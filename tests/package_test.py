@@ -52,7 +52,7 @@ def test_import_brings_nothing_optional():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
     optional = {"triton", "jax_triton", "triton_kernels", "torch", "distributed"}
-    optional |= {"matplotlib", "skimage", "scipy.optimize", "experiments", "dask"}
+    optional |= {"matplotlib", "skimage", "experiments", "dask"}
     assert not optional & set(output)
     assert "gi_jax" in output
 

@@ -68,7 +68,7 @@ def pack(header: Header, sections: Mapping[bytes, bytes]) -> bytes:
     Raises:
       ValueError: if the header breaks a limit.
     """
-    if problem := _problem(header):
+    if problem := find_problem(header):
         raise ValueError(problem)
     parts = [_HEADER.pack(MAGIC, VERSION, *header)]
     for tag, payload in sections.items():
@@ -101,7 +101,7 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
     if zlib.crc32(body) != checksum:
         raise BitstreamError("the checksum does not match: the file is damaged")
     header = Header(*fields)
-    if problem := _problem(header):
+    if problem := find_problem(header):
         raise BitstreamError(problem)
     # Every Gaussian has a byte of its own (`positions.py`), so that no number of
     # Gaussians can make the reader allocate much more than the file has bytes.
@@ -131,7 +131,7 @@ def _sections(body: bytes) -> dict[bytes, bytes]:
     return sections
 
 
-def _problem(header: Header) -> str | None:
+def find_problem(header: Header) -> str | None:
     """Says which limit the header breaks, or returns None."""
     width, height = header.width, header.height
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):

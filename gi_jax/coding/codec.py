@@ -317,6 +317,10 @@ def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
     for top in range(0, height, rows):
         means = gaussians.means - jnp.array([0, top / scale], jnp.float32)
         strip = rasterize(gaussians._replace(means=means), (rows, width), scale=scale)
+        if np.isnan(strip).any():
+            raise BitstreamError(
+                "more pairs of Gaussian and tile than can be numbered: no picture"
+            )
         picture[top : top + rows] = to_uint8(strip)[: height - top]
     return picture
 

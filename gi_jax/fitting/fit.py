@@ -82,12 +82,14 @@ def fit(
         scalar.
       seed: of everything random; the same seed gives the same Gaussians on one machine.
       target_psnr: stop as soon as the 8-bit picture reaches this, dB.
-      initial: Gaussians to start from instead of the preset's; N is theirs.
+      initial: Gaussians to start from instead of the preset's; N is theirs, and none
+        are born or moved.
       recipe: settings instead of the preset's.
       quantizer: makes the fit aware of this quantization (see `make_fit_step`).
       implementation: of `rasterize`.
-      checkpoint: a file. It is written every 20 seconds and at the end; if it exists
-        the fit goes on from there, to the same result bit for bit.
+      checkpoint: a file. It is written at the start, every 20 seconds and at the end;
+        if it exists the fit goes on from there, to the same result bit for bit. Only
+        with a preset and a loss by name, without a quantizer.
       callback: called after every chunk of steps with the state and the metrics of its
         steps; an exception from it ends the fit.
       progress: shows a bar with PSNR and remaining time on standard error.
@@ -107,19 +109,27 @@ def fit(
         num_gaussians = initial.means.shape[0]
     _check_count("num_gaussians", num_gaussians, least=1)
     _check_count("steps", steps, least=0)
+    custom = recipe is not None or not isinstance(loss, str)
     if recipe is None:
         if preset not in PRESETS:
             raise ValueError(f"preset: expected one of {[*PRESETS]}, got {preset!r}")
         recipe = _preset(preset, num_gaussians, target.shape, steps)
-    loss = get_loss(loss) if isinstance(loss, str) else loss
-    programs = _compile(recipe, loss, quantizer, implementation, initial is not None)
+    settings = num_gaussians, steps, preset, loss, seed, implementation
+    loss_function = get_loss(loss) if isinstance(loss, str) else loss
+    programs = _compile(
+        recipe, loss_function, quantizer, implementation, initial is not None
+    )
     goal = math.inf if target_psnr is None else target_psnr
+
+    if checkpoint is not None and (custom or quantizer is not None):
+        raise ValueError(
+            "checkpoint: expected a preset and a loss by name, without a quantizer; a "
+            "fit with functions of its own could not be told from another"
+        )
 
     key = jax.random.key(seed)
     log = np.full((recipe.steps, 2), np.nan, np.float32)
-    fingerprint = _fingerprint(
-        (target, initial), (num_gaussians, steps, preset, _name(loss), seed)
-    )
+    fingerprint = _fingerprint((target, initial), settings)
     if checkpoint is not None and os.path.exists(checkpoint):
         like = jax.eval_shape(programs.start, key, target, initial), log
         state, log = load_checkpoint(checkpoint, like, fingerprint)
@@ -131,6 +141,7 @@ def fit(
         if checkpoint is not None:
             save_checkpoint(checkpoint, (state, log), fingerprint)
 
+    save()  # Before any work is done that a bad path could lose.
     last_save = time.perf_counter()
     with tqdm(
         total=recipe.steps,
@@ -153,7 +164,8 @@ def fit(
             bar.set_postfix_str(f"{metrics.psnr[-1]:.2f} dB", refresh=False)
             bar.update(int(state.step) - first)
             if callback is not None:
-                callback(state, metrics)
+                # A copy: the next chunk reuses the memory of the state itself.
+                callback(jax.tree.map(jnp.copy, state), metrics)
             if time.perf_counter() - last_save > _CHECKPOINT_SECONDS:
                 save()
                 last_save = time.perf_counter()
@@ -286,14 +298,12 @@ def _run(fit_step: FitStep, state, target, count, goal):
 
 def _fingerprint(arrays: Any, settings: tuple) -> str:
     """Identifies the picture, the start and the settings of a fit."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for leaf in jax.tree.leaves(arrays):
+    leaves, structure = jax.tree.flatten(arrays)
+    kinds = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
+    digest = hashlib.sha256(repr((settings, kinds, structure)).encode())
+    for leaf in leaves:
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _name(function: Callable) -> str:
-    return getattr(function, "__name__", repr(function))
 
 
 def _check_count(name: str, value: int, least: int) -> None:

@@ -50,7 +50,7 @@ class Metrics(NamedTuple):
 
     loss: jax.Array  # []
     psnr: jax.Array  # [] dB, of the picture rounded to 8 bits
-    finite: jax.Array  # [] bool: loss and new parameters are finite
+    finite: jax.Array  # [] bool: loss and all new parameters are finite
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def make_fit_step(
             )
 
         finite = jnp.isfinite(value)
-        for leaf in jax.tree.leaves(gaussians):
+        for leaf in jax.tree.leaves((gaussians, quantizing.params)):
             finite &= jnp.all(jnp.isfinite(leaf))
         state = FitState(
             state.step + 1,

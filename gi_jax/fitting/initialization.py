@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gi_jax.filters import blur, gradients
-from gi_jax.gaussians import Cholesky, area
+from gi_jax.gaussians import Cholesky, RotationScale, area, to_cholesky
 from gi_jax.rendering.rasterize import Implementation, rasterize
 
 # Standard deviation of a Gaussian over the distance to its neighbours.
@@ -98,7 +98,9 @@ def content(
     angle, coherence = _orientation(luminance, window)
     angle = angle[rows, columns]
     stretch = jnp.exp(_ELONGATION * coherence[rows, columns])
-    shape = _oriented(sigma * stretch, sigma / stretch, angle)
+    scales = jnp.stack([sigma * stretch, sigma / stretch], axis=1)
+    blank = RotationScale(means, jnp.log(scales), angle, means)
+    shape = to_cholesky(blank).cholesky
 
     def render(colors):
         gaussians = Cholesky(means, shape, colors)
@@ -237,11 +239,3 @@ def _orientation(luminance: jax.Array, window: float) -> tuple[jax.Array, jax.Ar
     xx, xy, yy = (blur(product, window) for product in (dx * dx, dx * dy, dy * dy))
     coherence = jnp.hypot(xx - yy, 2 * xy) / (xx + yy + 1e-6)
     return jnp.arctan2(2 * xy, xx - yy) / 2 + jnp.pi / 2, coherence
-
-
-def _oriented(along: jax.Array, across: jax.Array, angle: jax.Array) -> jax.Array:
-    """Returns the Cholesky factor [N, 3] of axes `along` and `across` at `angle`."""
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    l11 = jnp.hypot(along * cos, across * sin)
-    l21 = (along - across) * (along + across) * cos * sin / l11
-    return jnp.stack([l11, l21, along * across / l11], axis=1)

@@ -70,7 +70,10 @@ def own_frame() -> Coordinates:
         _, transpose = jax.vjp(
             lambda tangent: _move(gaussians, tangent, share), locate(gaussians)
         )
-        return transpose(gradient)[0]
+        # `_move` returns canonical factors: the gradient with respect to those.
+        l11, _, l22 = jnp.sign(gaussians.cholesky.T)
+        signs = jnp.stack([l11, l11, l22], axis=1)
+        return transpose(gradient._replace(cholesky=gradient.cholesky * signs))[0]
 
     def retract(gaussians, tangent, image_size):
         share = _pixels_per_gaussian(gaussians, image_size)
@@ -274,7 +277,7 @@ def hold_then_decay(
 
 
 def _pixels_per_gaussian(gaussians: Gaussians, image_size: tuple[int, int]) -> float:
-    return image_size[0] * image_size[1] / gaussians.means.shape[0]
+    return image_size[0] * image_size[1] / max(gaussians.means.shape[0], 1)
 
 
 def _move(gaussians: Cholesky, tangent: Tangent, share: float) -> Cholesky:

@@ -30,7 +30,7 @@ def rasterize(
     q = dᵀ Σ⁻¹ d / 2 and d from the mean to the pixel's centre (j + 0.5, i + 0.5); a
     Gaussian adds exactly 0 where q > ln 255. The picture depends on the parameters
     alone: there is no background, no order and no limit on Gaussians per tile.
-    Gaussians with parameters that are not finite draw nothing.
+    Gaussians whose mean or shape is not finite draw nothing; colours must be finite.
 
     Works inside jax.jit, jax.grad (reverse mode), jax.vmap and jax.lax.scan.
 
@@ -43,7 +43,7 @@ def rasterize(
         has the size (H·s, W·s).
       implementation: 'xla' (tiles, float32), 'dense' (the definition, O(N·H·W), any
         dtype), or None for the best that runs here.
-      capacity: for 'xla', pairs of tile and Gaussian handled at a time, about 300 bytes
+      capacity: for 'xla', pairs of tile and Gaussian handled at a time, about 100 bytes
         each; None chooses by N and the size. The picture does not depend on it.
 
     Returns:

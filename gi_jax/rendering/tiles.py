@@ -21,7 +21,7 @@ TILE: Final = 16
 # exponent, which is computed in another way at the pixels, by this relative margin.
 _MARGIN: Final = 1.001
 
-# Upper bound of the default capacity; an entry takes about 40 bytes.
+# Upper bound of the default capacity; an entry takes about 100 bytes.
 _MAX_CAPACITY: Final = 1 << 20
 
 # Gaussians in a block. More fill the blocks worse, fewer make small matrix products;

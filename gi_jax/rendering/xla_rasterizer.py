@@ -49,7 +49,7 @@ def rasterize_xla(
       factor: [N, 3] l11, l21, l22, pixels, none 0.
       colors: [N, C].
       image_size: H, W in pixels.
-      capacity: entries (tile, Gaussian) handled at a time. It bounds memory (about 300
+      capacity: entries (tile, Gaussian) handled at a time. It bounds memory (about 100
         bytes each); the picture does not depend on it beyond the order of sums.
 
     Returns:
@@ -94,7 +94,7 @@ def _forward(grid, means, factor, colors):
     tiles = jnp.zeros((grid.num_tiles + 1, colors.shape[1], _PIXELS), jnp.float32)
     ids = jnp.zeros((grid.num_blocks, BLOCK), jnp.int32)
     blocks = Blocks(ids, jnp.zeros(grid.num_blocks, jnp.int32), jnp.int32(0))
-    passes = -(-boxes.total // grid.capacity)
+    passes = _num_passes(grid, boxes)
     tiles, blocks = jax.lax.fori_loop(0, passes, one_pass, (tiles, blocks))
     picture = _from_tiles(grid, tiles)
     return jnp.where(boxes.countable, picture, jnp.nan), blocks
@@ -104,7 +104,7 @@ def _backward(grid, means, factor, colors, blocks, cotangent):
     """Returns the cotangents of means, factor and colors."""
     boxes = find_boxes(grid, means, factor)
     tiles = _to_tiles(grid, cotangent)
-    passes = -(-boxes.total // grid.capacity)
+    passes = _num_passes(grid, boxes)
 
     def one_pass(done, carry):
         sums, blocks = carry
@@ -128,6 +128,10 @@ def _backward(grid, means, factor, colors, blocks, cotangent):
     d_means = jnp.stack([w11 * m1 + w21 * m2, w22 * m2], axis=1)
     d_factor = jnp.stack([w11 * p11 + w21 * p12, w22 * p12, w22 * p22], axis=1)
     return d_means, d_factor, sums[:, 5:]
+
+
+def _num_passes(grid, boxes):
+    return jnp.where(boxes.countable, -(-boxes.total // grid.capacity), 0)
 
 
 def _add_blocks(grid, blocks, means, factor, colors, tiles):
@@ -276,7 +280,7 @@ def _basis():
 def _weights(exponent):
     """Returns 2^exponent where it is above the cut, else 0."""
     # By hand, as XLA's own exp2 on CPUs takes twice the time.
-    clipped = jnp.maximum(exponent, -126.0)
+    clipped = jnp.clip(exponent, -126.0, 0.0)  # Rounding may lift it above 0.
     whole = (clipped - 0.5).astype(jnp.int32)
     rest = clipped - whole.astype(jnp.float32)
     value = jnp.float32(_EXP2[0])

@@ -9,7 +9,6 @@ from experiments.benchmark import count_compilations
 from gi_jax.fitting import presets
 from gi_jax.fitting.fit import checked_image
 from gi_jax.fitting.initialization import content, random
-from gi_jax.fitting.losses import LOSSES
 from gi_jax.fitting.optimizers import own_frame, own_frame_adam, parameters
 from tests.helpers import photo
 
@@ -33,8 +32,8 @@ def test_psnr_is_that_of_the_8_bit_picture():
     assert result.history["psnr"][-1] > result.history["psnr"][0] + 3
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_improves_the_picture(loss):
+@pytest.mark.parametrize("loss", ["l1", "l2+ssim"])
+def test_other_losses_improve_the_picture(loss):
     result = fit(loss=loss, steps=18)
     assert result.history["loss"][-1] < 0.8 * result.history["loss"][0]
 

@@ -64,40 +64,35 @@ def fixture_case(request):
 
 
 @pytest.mark.parametrize("implementation", FAST)
-def test_picture_is_the_dense_one(case, implementation):
+def test_picture_and_gradients_are_the_dense_ones(case, implementation):
     gaussians, size, factor = case
-    actual = gi.rasterize(gaussians, size, implementation=implementation)
-    expected = gi.rasterize(gaussians, size, implementation="dense")
-    assert actual.shape == (*size, gaussians.colors.shape[1])
-    assert actual.dtype == jnp.float32
-    decided = ~on_the_cut(gaussians, size)
-    scale = factor * max(1.0, float(jnp.abs(expected).max()))
-    np.testing.assert_allclose(
-        actual[decided], expected[decided], atol=PICTURE_TOLERANCE * scale
-    )
-    # Where rounding decides, a Gaussian may lack 1/255 of its colour.
-    step = 2 * float(jnp.abs(gaussians.colors).max()) / 255 + PICTURE_TOLERANCE * scale
-    np.testing.assert_allclose(actual, expected, atol=step)
-
-
-@pytest.mark.parametrize("implementation", FAST)
-def test_gradients_are_the_dense_ones(case, implementation):
-    gaussians, size, factor = case
-    tolerance = factor * GRADIENT_TOLERANCE
     channels = gaussians.colors.shape[1]
+    decided = ~on_the_cut(gaussians, size)
     weights = jax.random.normal(jax.random.key(0), (*size, channels))
-    weights = weights * ~on_the_cut(gaussians, size)[..., None]
+    weights = weights * decided[..., None]
 
-    def gradient(implementation):
+    def run(implementation):
         def loss(gaussians):
             picture = gi.rasterize(gaussians, size, implementation=implementation)
-            return jnp.sum(weights * picture)
+            return jnp.sum(weights * picture), picture
 
-        return jax.grad(loss)(gaussians)
+        (_, picture), gradient = jax.value_and_grad(loss, has_aux=True)(gaussians)
+        return picture, gradient
 
-    actual, expected = gradient(implementation), gradient("dense")
-    assert_close_as_vectors(actual, expected, tolerance)
-    for a, b in zip(actual, expected):
+    (actual, gradient), (expected, expected_gradient) = (
+        run(implementation),
+        run("dense"),
+    )
+    assert actual.shape == (*size, channels) and actual.dtype == jnp.float32
+    tolerance = PICTURE_TOLERANCE * factor * max(1.0, float(jnp.abs(expected).max()))
+    np.testing.assert_allclose(actual[decided], expected[decided], atol=tolerance)
+    # Where rounding decides, a Gaussian may lack 1/255 of its colour.
+    step = 2 * float(jnp.abs(gaussians.colors).max()) / 255
+    np.testing.assert_allclose(actual, expected, atol=step + tolerance)
+
+    tolerance = factor * GRADIENT_TOLERANCE
+    assert_close_as_vectors(gradient, expected_gradient, tolerance)
+    for a, b in zip(gradient, expected_gradient):
         scale = float(jnp.abs(b).max())
         np.testing.assert_allclose(a, b, atol=tolerance * scale, rtol=10 * tolerance)
 

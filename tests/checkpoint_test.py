@@ -46,10 +46,13 @@ def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path):
     assert run_program(tmp_path, "whole.npz", "whole_out.npz", "fast").wait() == 0
     process = run_program(tmp_path, "killed.npz", "killed_out.npz", "slow")
     checkpoint = tmp_path / "killed.npz"
-    deadline = time.time() + 120
-    while not checkpoint.exists() and time.time() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.5)
+    # The first checkpoint is that of the start: wait for some of steps.
+    versions, deadline = set(), time.time() + 120
+    while len(versions) < 4 and time.time() < deadline:
+        if checkpoint.exists():
+            versions.add(checkpoint.stat().st_mtime_ns)
+        time.sleep(0.02)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert checkpoint.exists() and not (tmp_path / "killed_out.npz").exists()

@@ -154,13 +154,9 @@ def _encode(args: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         decoded = gi.decode(data) / image.dtype.type(255)
         images.atomic_write(job.output, data, replace=args.force)
-        height, width, channels = image.shape
+        height, width, _ = image.shape
         return {
-            "file": str(job.source),
-            "output": str(job.output),
-            "height": height,
-            "width": width,
-            "channels": channels,
+            **_record(job, image.shape),
             "num_gaussians": gi.file_info(data).num_gaussians,
             "bytes": len(data),
             "bpp": 8 * len(data) / (height * width),
@@ -186,15 +182,7 @@ def _decode(args: argparse.Namespace) -> int:
         picture = gi.decode(job.source.read_bytes(), scale=args.scale)
         seconds = time.perf_counter() - start
         images.save_image(job.output, picture, replace=args.force)
-        height, width, channels = picture.shape
-        return {
-            "file": str(job.source),
-            "output": str(job.output),
-            "height": height,
-            "width": width,
-            "channels": channels,
-            "seconds": seconds,
-        }
+        return {**_record(job, picture.shape), "seconds": seconds}
 
     line = "{file} -> {output}: {width}x{height} pixels, {seconds:.1f} s"
     jobs, failures = _plan(args, (".gi",), ".png")
@@ -206,8 +194,7 @@ def _info(args: argparse.Namespace) -> int:
 
     def describe(job: _Job) -> dict[str, Any]:
         info = gi.file_info(job.source.read_bytes())
-        record = {"file": str(job.source), **dataclasses.asdict(info)}
-        return record | {"bits_per_gaussian": info.bits_per_gaussian}
+        return {"file": str(job.source), **dataclasses.asdict(info)}
 
     def text(record: dict[str, Any]) -> str:
         sizes = record["section_bytes"] | {"total": record["num_bytes"]}
@@ -226,6 +213,12 @@ def _info(args: argparse.Namespace) -> int:
 
     jobs = [_Job(path, path) for path in args.inputs]
     return _work(jobs, describe, text, args.json)
+
+
+def _record(job: _Job, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns what is printed of every job that writes: its files and the picture."""
+    files = {"file": str(job.source), "output": str(job.output)}
+    return files | dict(zip(("height", "width", "channels"), shape))
 
 
 def _plan(

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import PAPER_CODEC, paper_quantizer, write_gaussians
-from gi_jax.fitting.fit import checked_image, fit
+from gi_jax.fitting.fit import check_count, checked_image, fit
 from gi_jax.fitting.presets import Preset, fine_tuning
 from gi_jax.gaussians import canonical
 from gi_jax.rendering.rasterize import Implementation
@@ -73,8 +73,7 @@ def encode(
     header = Header(PAPER_CODEC, 1, width, height, channels, num_gaussians)
     if problem := find_problem(header):
         raise ValueError(problem)
-    if fine_tuning_steps < 0:
-        raise ValueError(f"fine_tuning_steps: expected 0 or more: {fine_tuning_steps}")
+    check_count("fine_tuning_steps", fine_tuning_steps, least=0)
     fitted = fit(
         pixels,
         num_gaussians,

@@ -204,7 +204,6 @@ def test_fingerprint_is_of_the_values():
     assert config.fingerprint({"a": 1}) != config.fingerprint({"a": 2})
 
 
-@pytest.mark.skipif(not hasattr(gi, "fit"), reason="gi_jax.fit is not there yet")
 def test_the_real_loop(settings, tmp_path):
     (tmp_path / "in" / "grey.png").unlink()
     assert fit.run(dataclasses.replace(settings, num_gaussians=60, steps=1)) == 0

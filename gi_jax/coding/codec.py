@@ -90,6 +90,7 @@ class Contents(NamedTuple):
     """A file before its symbols are decoded."""
 
     header: Header
+    sections: dict[bytes, bytes]  # payloads by tag
     quantizer: Quantizer
     params: Fields
     state: Fields
@@ -232,7 +233,7 @@ def read_symbols(data: bytes) -> Contents:
         decode_columns(colors, n, [codebook_size] * num_stages),
     )
     params, state = Fields((), uniform_params, ()), Fields((), (), vq_state)
-    return Contents(header, quantizer, params, state, symbols)
+    return Contents(header, sections, quantizer, params, state, symbols)
 
 
 def read_gaussians(data: bytes) -> DecodedGaussians:
@@ -244,7 +245,7 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
     Raises:
       BitstreamError: if it is not a file that `write_gaussians` could have written.
     """
-    header, quantizer, params, state, symbols = read_symbols(data)
+    header, _, quantizer, params, state, symbols = read_symbols(data)
     gaussians = quantizer.decode(params, state, jax.tree.map(jnp.asarray, symbols))
     if not _all_finite(gaussians):
         raise BitstreamError("parameters that are not finite")
@@ -261,8 +262,8 @@ def file_info(data: bytes) -> FileInfo:
       BitstreamError: if it is not a file that `write_gaussians` could have written.
     """
     contents = read_symbols(data)
-    header, codebooks = contents.header, contents.state.colors.codebooks
-    _, sections = bitstream.unpack(data)
+    header, sections = contents.header, contents.sections
+    codebooks = contents.state.colors.codebooks
     sizes = {
         tag.decode(): bitstream.SECTION_HEAD_BYTES + len(payload)
         for tag, payload in sections.items()

@@ -107,8 +107,8 @@ def fit(
     if initial is not None:
         check_gaussians(initial)
         num_gaussians = initial.means.shape[0]
-    _check_count("num_gaussians", num_gaussians, least=1)
-    _check_count("steps", steps, least=0)
+    check_count("num_gaussians", num_gaussians, least=1)
+    check_count("steps", steps, least=0)
     custom = recipe is not None or not isinstance(loss, str)
     if recipe is None:
         if preset not in PRESETS:
@@ -306,6 +306,7 @@ def _fingerprint(arrays: Any, settings: tuple) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_count(name: str, value: int, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
+    """Raises ValueError where a number is not an integer of `least` or more."""
     if isinstance(value, bool) or int(value) != value or value < least:
         raise ValueError(f"{name}: expected an integer of {least} or more, got {value}")

@@ -1,5 +1,6 @@
 """Settings of all tests."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -10,3 +11,7 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
 
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# Triton looks at this when it is imported: kernels run in its interpreter.
+if jax.default_backend() != "gpu":
+    os.environ["TRITON_INTERPRET"] = "1"

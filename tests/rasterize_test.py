@@ -9,9 +9,8 @@ import gi_jax as gi
 from gi_jax.gaussians import CUTOFF, Cholesky, to_cholesky
 from gi_jax.rendering.dense import rasterize_dense
 from gi_jax.rendering.tiles import BLOCK, find_boxes, make_blocks, make_grid
+from tests import interpreter
 from tests.helpers import assert_close_as_vectors, on_the_cut, scene
-
-FAST = ["xla"]
 
 # A tile's corner is 11 px from its centre: at sigma = 0.3 px exponents are sums of
 # terms up to (11 / 0.3)² / 2 = 700, with an error of 700 · 2^-24 = 4e-5, which is the
@@ -31,7 +30,7 @@ def one(mean, factor, color=(1.0, 0.5, -0.25)):
 
 
 SCENES = {
-    "photo_like": (lambda: scene(0, 300, (64, 96)), (64, 96)),
+    "photo_like": (lambda: scene(0, 150, (64, 96)), (64, 96)),
     "no_multiple_of_a_tile": (lambda: scene(1, 100, (37, 53)), (37, 53)),
     "one_pixel": (lambda: scene(2, 5, (1, 1)), (1, 1)),
     "one_row": (lambda: scene(3, 20, (1, 70)), (1, 70)),
@@ -46,7 +45,7 @@ SCENES = {
     "needle": (lambda: one((30.0, 30.0), (28.0, 27.9, 0.4)), (64, 64)),
     "subpixel": (lambda: scene(4, 100, (32, 32), sigma=(0.3, 0.6)), (32, 32)),
     "dots": (lambda: scene(4, 100, (32, 32), sigma=(1e-3, 0.2)), (32, 32)),
-    "crowded_tile": (lambda: scene(5, 1000, (16, 16), sigma=(0.5, 3.0)), (16, 16)),
+    "crowded_tile": (lambda: scene(5, 400, (16, 16), sigma=(0.5, 3.0)), (16, 16)),
     "one_channel": (lambda: scene(6, 80, (40, 40), channels=1), (40, 40)),
     "seven_channels": (lambda: scene(7, 80, (40, 40), channels=7), (40, 40)),
     "negative_diagonal": (
@@ -56,6 +55,13 @@ SCENES = {
 }
 
 
+@pytest.fixture(params=["xla", "triton"], name="implementation")
+def fixture_implementation(request, monkeypatch):
+    if request.param == "triton":
+        interpreter.use(monkeypatch)
+    return request.param
+
+
 @pytest.fixture(params=SCENES, name="case")
 def fixture_case(request):
     make, size = SCENES[request.param]
@@ -63,7 +69,6 @@ def fixture_case(request):
     return jax.tree.map(jnp.asarray, make()), size, factor
 
 
-@pytest.mark.parametrize("implementation", FAST)
 def test_picture_and_gradients_are_the_dense_ones(case, implementation):
     gaussians, size, factor = case
     channels = gaussians.colors.shape[1]
@@ -136,12 +141,13 @@ def test_dense_is_the_formula():
             )
 
 
-@pytest.mark.parametrize("capacity", [1, 7, 64, 1000, 10**5])
-def test_picture_does_not_depend_on_the_capacity(capacity):
+@pytest.mark.parametrize("capacity", [1, 64, 10**5])
+def test_picture_does_not_depend_on_the_capacity(capacity, implementation):
     gaussians = jax.tree.map(jnp.asarray, scene(9, 60, (50, 70)))
+    options = {"implementation": implementation}
 
     def loss(gaussians, capacity):
-        picture = gi.rasterize(gaussians, (50, 70), capacity=capacity)
+        picture = gi.rasterize(gaussians, (50, 70), capacity=capacity, **options)
         return jnp.sum(picture**2), picture
 
     run = jax.value_and_grad(loss, has_aux=True)
@@ -159,14 +165,16 @@ def test_more_entries_than_can_be_numbered_are_reported():
     assert not jax.jit(lambda m, f: find_boxes(grid, m, f).countable)(means, factor)
 
 
-def test_no_gaussians_give_a_black_picture():
+def test_no_gaussians_give_a_black_picture(implementation):
     empty = Cholesky(jnp.zeros((0, 2)), jnp.zeros((0, 3)), jnp.zeros((0, 4)))
-    picture, vjp = jax.vjp(lambda g: gi.rasterize(g, (5, 6)), empty)
+    picture, vjp = jax.vjp(
+        lambda g: gi.rasterize(g, (5, 6), implementation=implementation), empty
+    )
     np.testing.assert_array_equal(picture, np.zeros((5, 6, 4)))
     assert vjp(picture)[0].colors.shape == (0, 4)
 
 
-def test_parameters_that_are_not_finite_draw_nothing():
+def test_parameters_that_are_not_finite_draw_nothing(implementation):
     gaussians = scene(10, 20, (30, 30))
     broken = jax.tree.map(np.copy, gaussians)
     broken.means[3] = np.nan
@@ -174,11 +182,13 @@ def test_parameters_that_are_not_finite_draw_nothing():
     broken.means[7] = np.inf
     rest = np.setdiff1d(np.arange(20), [3, 5, 7])
     kept = jax.tree.map(lambda leaf: leaf[rest], gaussians)
-    actual = gi.rasterize(broken, (30, 30))
-    np.testing.assert_allclose(actual, gi.rasterize(kept, (30, 30)), atol=1e-5)
+    for capacity in None, 1:
+        actual = gi.rasterize(
+            broken, (30, 30), implementation=implementation, capacity=capacity
+        )
+        np.testing.assert_allclose(actual, gi.rasterize(kept, (30, 30)), atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", [*FAST, "dense"])
 def test_inside_jit_vmap_scan_and_grad(implementation):
     size = (20, 33)
     batch = [jax.tree.map(jnp.asarray, scene(seed, 15, size)) for seed in range(3)]
@@ -202,34 +212,34 @@ def test_inside_jit_vmap_scan_and_grad(implementation):
     assert_close_as_vectors(inner, expected[1], 1e-6)
 
 
-def test_vmap_over_some_arguments_only():
+def test_vmap_over_some_arguments_only(implementation):
     size = (20, 20)
     gaussians = jax.tree.map(jnp.asarray, scene(11, 15, size))
     colors = jnp.stack([gaussians.colors, 2 * gaussians.colors])
 
     def render(colors):
-        return gi.rasterize(gaussians._replace(colors=colors), size)
+        replaced = gaussians._replace(colors=colors)
+        return gi.rasterize(replaced, size, implementation=implementation)
 
-    pictures = jax.vmap(render)(colors)
+    pictures = jax.vmap(jax.vmap(render))(colors[None])[0]
     np.testing.assert_allclose(pictures[1], 2 * pictures[0], atol=1e-5)
+    # The rows of a Jacobian: cotangents are batched, Gaussians are not.
+    transpose = jax.vjp(render, colors[0])[1]
+    (rows,) = jax.vmap(transpose)(jnp.stack([pictures[0], 3 * pictures[0]]))
+    np.testing.assert_allclose(rows[1], 3 * rows[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_second_call_compiles_nothing():
-    step = jax.jit(
-        jax.value_and_grad(lambda g: jnp.sum(gi.rasterize(g, (24, 24)) ** 2))
-    )
-    step(jax.tree.map(jnp.asarray, scene(12, 10, (24, 24))))
-    step(jax.tree.map(jnp.asarray, scene(13, 10, (24, 24))))
+def test_a_second_call_compiles_nothing_and_gives_the_same(implementation):
+    def loss(gaussians):
+        picture = gi.rasterize(gaussians, (24, 24), implementation=implementation)
+        return jnp.sum(picture**2)
+
+    step = jax.jit(jax.value_and_grad(loss))
+    gaussians = jax.tree.map(jnp.asarray, scene(12, 40, (24, 24)))
+    first = step(gaussians)
+    step(jax.tree.map(jnp.asarray, scene(13, 40, (24, 24))))
+    jax.tree.map(np.testing.assert_array_equal, first, step(gaussians))
     assert step._cache_size() == 1
-
-
-def test_results_are_deterministic():
-    gaussians = jax.tree.map(jnp.asarray, scene(14, 200, (64, 64)))
-    step = jax.jit(
-        jax.value_and_grad(lambda g: jnp.sum(gi.rasterize(g, (64, 64)) ** 2))
-    )
-    first, second = step(gaussians), step(gaussians)
-    jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 @pytest.mark.parametrize("parametrisation", [gi.to_cholesky, gi.to_rotation_scale])
@@ -268,7 +278,7 @@ BAD_CALLS = {
     "capacity": (lambda: gi.rasterize(GOOD, (8, 8), capacity=0), "positive"),
     "implementation": (
         lambda: gi.rasterize(GOOD, (8, 8), implementation="cuda"),
-        "expected 'xla'",
+        "expected 'triton', 'xla'",
     ),
 }
 

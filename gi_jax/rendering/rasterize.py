@@ -10,10 +10,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, resize, to_cholesky
+from gi_jax.rendering import triton_rasterizer
 from gi_jax.rendering.dense import rasterize_dense
 from gi_jax.rendering.xla_rasterizer import rasterize_xla
 
-Implementation = Literal["xla", "dense"]
+Implementation = Literal["triton", "xla", "dense"]
 
 
 def rasterize(
@@ -32,7 +33,8 @@ def rasterize(
     alone: there is no background, no order and no limit on Gaussians per tile.
     Gaussians whose mean or shape is not finite draw nothing; colours must be finite.
 
-    Works inside jax.jit, jax.grad (reverse mode), jax.vmap and jax.lax.scan.
+    Works inside jax.jit, jax.grad (reverse mode), jax.vmap, jax.lax.scan and
+    jax.shard_map.
 
     Args:
       gaussians: N Gaussians of C channels, in pixels of the picture they were fitted
@@ -41,10 +43,13 @@ def rasterize(
       scale: enlarges the picture about its upper left corner: means are multiplied by
         it and covariances by its square. The picture of a fitted H×W image at scale s
         has the size (H·s, W·s).
-      implementation: 'xla' (tiles, float32), 'dense' (the definition, O(N·H·W), any
-        dtype), or None for the best that runs here.
-      capacity: for 'xla', pairs of tile and Gaussian handled at a time, about 100 bytes
-        each; None chooses by N and the size. The picture does not depend on it.
+      implementation: 'triton' (NVIDIA GPUs), 'xla' (any device), both by tiles in
+        float32; 'dense' (the definition, O(N·H·W), any dtype); or None for the best
+        that runs on the default device.
+      capacity: pairs of tile and Gaussian; None chooses by N and the size. The picture
+        does not depend on it. 'xla' handles so many at a time, about 100 bytes each.
+        'triton' keeps lists of so many, 32 bytes each; a picture that needs more is
+        drawn without lists, slowly.
 
     Returns:
       [H, W, C] float32 (with 'dense': the dtype of the colours), not clipped.
@@ -52,6 +57,7 @@ def rasterize(
     Raises:
       ValueError: on parameters of other shapes, an impossible size, scale or capacity,
         or an implementation that does not exist.
+      RuntimeError: if the implementation that is asked for cannot run here.
 
     Reference:
       GaussianImage, arXiv:2403.08551, section 3.2.
@@ -64,12 +70,23 @@ def rasterize(
         raise ValueError(f"scale: expected a finite number above 0, got {scale!r}")
     if capacity is not None and capacity < 1:
         raise ValueError(f"capacity: expected a positive number, got {capacity}")
-    if implementation not in (None, "xla", "dense"):
+    implementation = _choose(implementation)
+    return _render(gaussians, scale, image_size, implementation, capacity)
+
+
+def _choose(implementation: Implementation | None) -> Implementation:
+    """Returns the implementation that is asked for, or the best that runs."""
+    if implementation in ("xla", "dense"):
+        return implementation
+    if implementation not in (None, "triton"):
         raise ValueError(
-            "implementation: expected 'xla', 'dense' or None, "
-            f"got {implementation!r}; there is no other in this version"
+            "implementation: expected 'triton', 'xla', 'dense' or None, "
+            f"got {implementation!r}"
         )
-    return _render(gaussians, scale, image_size, implementation or "xla", capacity)
+    reason = triton_rasterizer.why_unavailable()
+    if implementation and reason:
+        raise RuntimeError(f"implementation 'triton' cannot run here: {reason}")
+    return "xla" if reason else "triton"
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
@@ -78,8 +95,10 @@ def _render(gaussians, scale, image_size, implementation, capacity):
         gaussians = resize(gaussians, jnp.asarray(scale, gaussians.means.dtype))
         return rasterize_dense(*to_cholesky(gaussians), image_size)
     gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
-    gaussians = resize(gaussians, jnp.asarray(scale, jnp.float32))
-    return rasterize_xla(*to_cholesky(gaussians), image_size, capacity)
+    gaussians = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
+    if implementation == "triton":
+        return triton_rasterizer.rasterize_triton(*gaussians, image_size, capacity)
+    return rasterize_xla(*gaussians, image_size, capacity)
 
 
 def check_gaussians(gaussians: Gaussians) -> None:

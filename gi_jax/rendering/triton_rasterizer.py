@@ -1,0 +1,386 @@
+"""The GPU tile renderer: launches of the Triton kernels, their VJP and their batching.
+
+The only module that knows `triton_kernels` and jax-triton, and it imports them when
+something is rendered. Every function below works on a batch, [B, N, ...] arrays; `vmap`
+folds its axis into that one, so that a batch is a longer launch of the same kernels.
+"""
+
+import functools
+import importlib.util
+import math
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gi_jax.gaussians import CUTOFF, RADIUS, whitening
+
+# Side of a tile, pixels; warps that share a tile's list.
+_TILE: Final = 16
+_WARPS: Final = 4
+
+# The kernels work in units of base-2 exponents: W = _UNIT · L⁻¹, weight 2^-|W d|².
+_UNIT: Final = math.sqrt(math.log2(math.e) / 2)
+_CUT: Final = CUTOFF * math.log2(math.e)
+
+# Boxes allow for rounding of the exponent, which pixels compute in another way.
+_MARGIN: Final = 1.001
+
+# Gaussians, entries or tiles that one program of a list kernel handles.
+_BLOCK: Final = 256
+
+# Channels that one launch of the kernels draws together.
+_GROUP: Final = 3
+
+# Backward, a warp walks squares of this side, and strips of about so many pixels; a
+# launch has so many programs at least, so that few large Gaussians keep a GPU busy, and
+# at least so many of them for strips.
+_SIDE: Final = 8
+_STRIP_PIXELS: Final = 2048
+_PROGRAMS: Final = 1 << 15
+_MIN_STRIPS: Final = 1 << 11
+
+# Compile for this architecture, as 90 for sm_90, instead of that of the first GPU.
+_compute_capability: int | None = None
+
+
+class Grid(NamedTuple):
+    """The static shape of a rasterization, the same for every picture of a batch."""
+
+    height: int  # pixels
+    width: int  # pixels
+    capacity: int  # entries (tile, Gaussian) of one picture
+
+    @property
+    def rows(self) -> int:
+        """Rows of tiles."""
+        return -(-self.height // _TILE)
+
+    @property
+    def columns(self) -> int:
+        """Columns of tiles."""
+        return -(-self.width // _TILE)
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles."""
+        return self.rows * self.columns
+
+
+def why_unavailable() -> str | None:
+    """Returns why nothing can be rendered by Triton here, or None where it can."""
+    missing = [name for name in ("triton", "jax_triton") if not _is_installed(name)]
+    if missing:
+        return f"{' and '.join(missing)} not found; pip install 'gi_jax[cuda]'"
+    device = jax.config.jax_default_device or jax.default_backend()
+    platform = getattr(device, "platform", device)
+    if platform not in ("gpu", "cuda"):
+        return f"it needs an NVIDIA GPU, and the default device is {platform!r}"
+    if "cuda" not in jax.devices("gpu")[0].client.platform_version.lower():
+        return "it needs an NVIDIA GPU, and the GPU here is another"
+    return None
+
+
+@functools.cache
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def default_capacity(num_gaussians: int, image_size: tuple[int, int]) -> int:
+    """Returns entries (tile, Gaussian) enough for one and a half times what is usual.
+
+    Usual are Gaussians that just tile the picture: boxes of side 2r, in tiles, touch
+    (2r + 1)² tiles on average.
+    """
+    height, width = image_size
+    tiles = -(-height // _TILE) * -(-width // _TILE)
+    radius = RADIUS / _TILE * math.sqrt(height * width / max(num_gaussians, 1))
+    usual = num_gaussians * (2 * radius + 1) ** 2
+    return math.ceil(min(1.5 * usual, num_gaussians * tiles)) + tiles
+
+
+def rasterize_triton(
+    means: jax.Array,
+    factor: jax.Array,
+    colors: jax.Array,
+    image_size: tuple[int, int],
+    capacity: int | None = None,
+) -> jax.Array:
+    """Renders by Triton kernels; the same picture as `rasterize_dense`, float32.
+
+    Args:
+      means: [N, 2] x, y, pixels.
+      factor: [N, 3] l11, l21, l22, pixels, none 0.
+      colors: [N, C].
+      image_size: H, W in pixels.
+      capacity: entries (tile, Gaussian) that the tile lists of a picture hold, 16 bytes
+        each and as much again while they are sorted. A picture that needs more is drawn
+        without lists: slowly, and just the same.
+
+    Returns:
+      [H, W, C] the picture, not clipped.
+    """
+    if means.shape[0] == 0:
+        return jnp.zeros((*image_size, colors.shape[1]), jnp.float32)
+    if capacity is None:
+        capacity = default_capacity(means.shape[0], image_size)
+    return _rasterize(Grid(*image_size, capacity), means, factor, colors)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rasterize(grid, means, factor, colors):
+    return _fold_batches(functools.partial(_forward, grid))(means, factor, colors)
+
+
+def _rasterize_fwd(grid, means, factor, colors):
+    return _rasterize(grid, means, factor, colors), (means, factor, colors)
+
+
+def _rasterize_bwd(grid, gaussians, cotangent):
+    backward = _fold_batches(functools.partial(_backward, grid))
+    return backward(*gaussians, cotangent)
+
+
+_rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
+
+
+def _fold_batches(function):
+    """Turns a function of batches into one of single items, which vmap batches again."""
+
+    @jax.custom_batching.custom_vmap
+    def batched(*arrays):
+        return function(*arrays)
+
+    @batched.def_vmap
+    def fold(size, is_batched, *arrays):
+        arrays = [
+            array if mapped else jnp.broadcast_to(array, (size, *array.shape))
+            for array, mapped in zip(arrays, is_batched)
+        ]
+        results = batched(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    def single(*arrays):
+        results = batched(*(array[None] for array in arrays))
+        return jax.tree.map(lambda x: x[0], results)
+
+    return single
+
+
+def _forward(grid, means, factor, colors):
+    """Returns the pictures, [B, H, W, C]."""
+    import triton_kernels as kernels
+
+    pictures, per_picture, channels = colors.shape
+    count = pictures * per_picture
+    capacity = pictures * grid.capacity
+    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
+    sizes = {
+        "GAUSSIANS": count,
+        "PER_PICTURE": per_picture,
+        "CAPACITY": capacity,
+        "TILES": grid.num_tiles,
+        "COLUMNS": grid.columns,
+        "TILE": _TILE,
+        "CUT": _CUT,
+    }
+
+    first_tile = boxes[:, :2] // _TILE
+    tiles = -(-boxes[:, 2:] // _TILE) - first_tile
+    seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    first, total = _running_sum(jnp.where(seen, tiles[:, 0] * tiles[:, 1], 0))
+    keys, ids = _launch(
+        kernels.fill_kernel,
+        *(records, boxes, first, total),
+        out=[_int32(capacity), _int32(capacity)],
+        grid=(-(-capacity // _BLOCK),),
+        STEPS=count.bit_length(),
+        BLOCK=_BLOCK,
+        **sizes,
+    )
+    # Two operands of 32 bits and a stable order: XLA hands this to a radix sort.
+    keys, ids = jax.lax.sort((keys, ids), num_keys=1, is_stable=True)
+    all_tiles = pictures * grid.num_tiles
+    (offsets,) = _launch(
+        kernels.offsets_kernel,
+        keys,
+        out=[_int32(all_tiles + 1)],
+        grid=(-(-(all_tiles + 1) // _BLOCK),),
+        CAPACITY=capacity,
+        TILES=all_tiles,
+        STEPS=capacity.bit_length(),
+        BLOCK=_BLOCK,
+    )
+    (picture,) = _launch(
+        kernels.forward_kernel,
+        *(records, ids, offsets, total),
+        out=[_float32(pictures, grid.height, grid.width, channels)],
+        grid=(all_tiles, records.shape[0]),
+        num_warps=_WARPS,
+        HEIGHT=grid.height,
+        WIDTH=grid.width,
+        CHANNELS=channels,
+        WARPS=_WARPS,
+        **sizes,
+    )
+    return picture
+
+
+def _backward(grid, means, factor, colors, cotangent):
+    """Returns the cotangents of means, factor and colors, [B, N, ...] each."""
+    import triton_kernels as kernels
+
+    pictures, per_picture, channels = colors.shape
+    count = pictures * per_picture
+    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
+    groups = records.shape[0]
+
+    strips = max(_PROGRAMS - count, _MIN_STRIPS)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    strip_rows = _STRIP_PIXELS // jnp.maximum(width, 1)
+    strip_rows = jnp.maximum(strip_rows // _SIDE, 1) * _SIDE
+    strip_count = jnp.where(width > 0, jnp.maximum(height - 1, 0) // strip_rows, 0)
+    first, total = _running_sum(strip_count)
+    (moments,) = _launch(
+        kernels.backward_kernel,
+        *(records, boxes, strip_rows, first, strip_count, total, cotangent),
+        out=[_float32(groups, count + strips, 8)],
+        grid=(count + strips, groups),
+        num_warps=1,
+        GAUSSIANS=count,
+        PER_PICTURE=per_picture,
+        STRIPS=strips,
+        HEIGHT=grid.height,
+        WIDTH=grid.width,
+        CHANNELS=channels,
+        CUT=_CUT,
+        STEPS=count.bit_length(),
+        SIDE=_SIDE,
+    )
+    (sums,) = _launch(
+        kernels.gather_strips_kernel,
+        *(moments, first, strip_count),
+        out=[_float32(groups, count, 8)],
+        grid=(-(-count // _BLOCK), groups),
+        GAUSSIANS=count,
+        STRIPS=strips,
+        BLOCK=_BLOCK,
+    )
+
+    # With m = Σ g w and P = Σ g w wᵀ, w = L⁻¹ d, g = weight · (colour · cotangent):
+    # dμ = L⁻ᵀ m, and dL is the lower triangle of L⁻ᵀ P.
+    geometry = jnp.sum(sums[:, :, :5], axis=0).reshape(pictures, per_picture, 5)
+    m1, m2, p11, p12, p22 = jnp.moveaxis(geometry, 2, 0)
+    m1, m2 = m1 / _UNIT, m2 / _UNIT
+    p11, p12, p22 = p11 / _UNIT**2, p12 / _UNIT**2, p22 / _UNIT**2
+    w11, w21, w22 = jnp.moveaxis(whitening(factor), 2, 0)
+    d_means = jnp.stack([w11 * m1 + w21 * m2, w22 * m2], axis=2)
+    d_factor = jnp.stack([w11 * p11 + w21 * p12, w22 * p12, w22 * p22], axis=2)
+    d_colors = jnp.moveaxis(sums[:, :, 5:], 0, 1).reshape(count, groups * _GROUP)
+    d_colors = d_colors[:, :channels].reshape(colors.shape)
+    return d_means, d_factor, d_colors
+
+
+def _records(means, factor, colors):
+    """Packs what the kernels read of each Gaussian, [channel groups, B·N, 8]."""
+    channels = colors.shape[2]
+    groups = -(-channels // _GROUP)
+    geometry = jnp.concatenate([means, _UNIT * whitening(factor)], axis=2)
+    geometry = geometry.reshape(1, -1, 5)
+    colors = colors.reshape(-1, channels)
+    colors = jnp.pad(colors, ((0, 0), (0, groups * _GROUP - channels)))
+    colors = jnp.moveaxis(colors.reshape(-1, groups, _GROUP), 1, 0)
+    geometry = jnp.broadcast_to(geometry, (groups, *geometry.shape[1:]))
+    return jnp.concatenate([geometry, colors], axis=2)
+
+
+def _boxes(grid, means, factor):
+    """Returns the pixels x0, y0, x1, y1 that a Gaussian may reach, [B·N, 4] int32.
+
+    The last ones are outside. Empty where a Gaussian is off the picture or not finite.
+    """
+    height = jnp.hypot(factor[..., 1], factor[..., 2])
+    extent = RADIUS * _MARGIN * jnp.stack([jnp.abs(factor[..., 0]), height], axis=-1)
+    size = jnp.array([grid.width, grid.height], jnp.float32)
+    # Pixel centres in [mean - extent, mean + extent], as indices.
+    low = jnp.maximum(jnp.ceil(means - extent - 0.5), 0)
+    high = jnp.minimum(jnp.floor(means + extent - 0.5) + 1, size)
+    seen = jnp.all(low < high, axis=-1, keepdims=True)  # NaN is not.
+    boxes = jnp.where(seen, jnp.concatenate([low, high], axis=-1), 0)
+    return boxes.astype(jnp.int32).reshape(-1, 4)
+
+
+def _running_sum(counts):
+    """Returns the sum of all counts before each, [n], and of all, [1]."""
+    import triton_kernels as kernels
+
+    size = counts.shape[0]
+    blocks = -(-size // _BLOCK)
+    options = {"grid": (blocks,), "SIZE": size, "BLOCK": _BLOCK}
+    (sums,) = _launch(
+        kernels.block_sums_kernel, counts, out=[_int32(blocks)], **options
+    )
+    return _launch(
+        kernels.running_sum_kernel,
+        *(counts, sums),
+        out=[_int32(size), _int32(1)],
+        **options,
+    )
+
+
+def _launch(
+    kernel: Any,
+    *arrays: jax.Array,
+    out: list[jax.ShapeDtypeStruct],
+    grid: tuple[int, ...],
+    num_warps: int = 4,
+    **constants: Any,
+) -> list[jax.Array]:
+    """Launches a kernel with inputs, then outputs, then constants.
+
+    Under `shard_map` results vary over the devices that the inputs vary over.
+    """
+    results = _call(kernel, arrays, out, grid, num_warps, constants)
+    axes = frozenset[str]().union(*map(_varying_axes, arrays))
+    return [_vary(result, axes) for result in results]
+
+
+def _call(kernel, arrays, out, grid, num_warps, constants):
+    """Calls a kernel by jax-triton."""
+    import jax_triton
+
+    return jax_triton.triton_call(
+        *arrays,
+        kernel=kernel,
+        out_shape=out,
+        grid=grid,
+        num_warps=num_warps,
+        num_stages=1,
+        name=kernel.fn.__name__,
+        compute_capability=_compute_capability,
+        **constants,
+    )
+
+
+def _varying_axes(array):
+    """Returns the mesh axes over which an array varies inside `shard_map`."""
+    kind = jax.typeof(array)
+    manual = getattr(kind, "manual_axis_type", None)  # jax 0.11 and later
+    axes = getattr(kind, "vma", None) if manual is None else manual.varying
+    return frozenset(axes or ())
+
+
+def _vary(array, axes):
+    """Marks an array as varying over mesh axes."""
+    missing = tuple(axes - _varying_axes(array))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+def _int32(*shape):
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def _float32(*shape):
+    return jax.ShapeDtypeStruct(shape, np.float32)

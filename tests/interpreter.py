@@ -1,0 +1,89 @@
+"""Runs Triton kernels on NumPy arrays, in Triton's interpreter, without torch or a GPU.
+
+`conftest.py` sets TRITON_INTERPRET where there is no GPU. The interpreter takes torch
+tensors; it needs little of them, which `_Tensor` gives.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from gi_jax.rendering import triton_rasterizer
+
+# The interpreter's time goes by the number of operations on blocks, not by their size:
+# larger blocks and fewer programs than a GPU would want.
+BLOCKS = {"_WARPS": 32, "_SIDE": 32, "_PROGRAMS": 0, "_MIN_STRIPS": 8}
+
+
+def use(monkeypatch, **constants) -> None:
+    """Lets the Triton implementation run here: on a GPU as it is, else interpreted.
+
+    Args:
+      monkeypatch: pytest's.
+      **constants: of `triton_rasterizer`, instead of `BLOCKS`.
+    """
+    if jax.default_backend() == "gpu":
+        return
+    monkeypatch.setattr(triton_rasterizer, "why_unavailable", lambda: None)
+    monkeypatch.setattr(triton_rasterizer, "_call", _call)
+    for name, value in (BLOCKS | constants).items():
+        monkeypatch.setattr(triton_rasterizer, name, value)
+
+
+class _Tensor:
+    """The part of torch.Tensor that the interpreter uses, of an array on the host.
+
+    It is its own storage, and its copy on the host is itself.
+    """
+
+    def __init__(self, array: np.ndarray):
+        assert array.flags.c_contiguous and array.flags.writeable
+        self.array = array
+        self.dtype = array.dtype  # Triton knows a type by its name, as 'float32'.
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def untyped_storage(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def new_empty(self, *shape, device):
+        return _Tensor(self.array)
+
+    def set_(self, storage, *layout):
+        self.array = storage.array
+
+    def copy_(self, other):
+        assert other.array is self.array
+
+    def storage_offset(self):
+        return 0
+
+    def size(self):
+        return self.array.shape
+
+    def stride(self):
+        return tuple(step // self.array.itemsize for step in self.array.strides)
+
+
+def _call(kernel, arrays, out, grid, num_warps, constants) -> Any:
+    """Takes the place of `triton_rasterizer._call`, as a callback from XLA."""
+    del num_warps  # The interpreter has no warps.
+
+    def run(*inputs):
+        # Fresh memory of a GPU holds anything: here NaN, and numbers that are no index.
+        results = [
+            np.full(x.shape, np.nan if x.dtype == np.float32 else -7, x.dtype)
+            for x in out
+        ]
+        tensors = [_Tensor(np.array(x)) for x in inputs]
+        tensors += [_Tensor(x) for x in results]
+        with np.errstate(all="ignore"):  # Lanes that are masked out may overflow.
+            kernel[grid](*tensors, **constants)
+        return results
+
+    return jax.pure_callback(run, out, *arrays, vmap_method="sequential")

@@ -7,15 +7,14 @@ shared memory of a program, and for the two kernels that look at pixels the mach
 instructions per pair of pixel and Gaussian in their inner loop.
 """
 
-import collections
 import dataclasses
-import os
+import json
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import jax
@@ -23,10 +22,11 @@ import jax.numpy as jnp
 from absl import app
 
 from experiments.config import define_flags, from_flags, setting
-from gi_jax.rendering import triton_rasterizer
+from gi_jax.images import atomic_write
+from gi_jax.rendering import triton_call
+from gi_jax.rendering.triton_rasterizer import rasterize_triton
 
-# Of a thread: more, and fewer than 16 warps fit one multiprocessor.
-WARP_SIZE = 32
+_WARP_SIZE: Final = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Config:
     height: int = setting(512, help="of the picture, pixels")
     width: int = setting(768, help="of the picture, pixels")
     channels: int = setting(3, help="of the picture")
-    batch: int = setting(1, help="pictures")
+    output: str | None = setting(None, help="JSON file to write")
 
 
 class Launch(NamedTuple):
@@ -61,29 +61,29 @@ class Resources(NamedTuple):
     atomics: int  # instructions
 
 
-def launches(config: Config) -> list[Launch]:
-    """Traces a rendering and its gradient; returns their launches in order."""
-    found = []
+def launches(config: Config) -> dict[str, Launch]:
+    """Traces a rendering and its gradient; returns one launch of each kernel."""
+    found = {}
 
     def record(kernel, arrays, out, grid, num_warps, constants):
         dtypes = [str(array.dtype) for array in (*arrays, *out)]
-        found.append(Launch(kernel, dtypes, grid, num_warps, constants))
+        found[kernel.__name__] = Launch(kernel, dtypes, grid, num_warps, constants)
         return [jnp.zeros(x.shape, x.dtype) for x in out]
 
     size = config.height, config.width
 
-    def render_and_pull_back(means, factor, colors):
-        def render(*gaussian):
-            return triton_rasterizer.rasterize_triton(*gaussian, size)
+    def render(means, factor, colors):
+        return rasterize_triton(means, factor, colors, size)
 
-        picture, transpose = jax.vjp(jax.vmap(render), means, factor, colors)
+    def render_and_pull_back(*gaussians):
+        picture, transpose = jax.vjp(render, *gaussians)
         return transpose(picture)
 
-    count = config.batch, config.num_gaussians
     arrays = [
-        jax.ShapeDtypeStruct((*count, n), jnp.float32) for n in (2, 3, config.channels)
+        jax.ShapeDtypeStruct((config.num_gaussians, columns), jnp.float32)
+        for columns in (2, 3, config.channels)
     ]
-    with mock.patch.object(triton_rasterizer, "_call", record):
+    with mock.patch.object(triton_call, "_call", record):
         jax.eval_shape(render_and_pull_back, *arrays)
     return found
 
@@ -105,8 +105,12 @@ def compile_launch(launch: Launch, architecture: int) -> Resources:
     )
     compiled = triton.compile(
         source,
-        target=GPUTarget("cuda", architecture, WARP_SIZE),
-        options={"num_warps": launch.num_warps, "num_stages": 1},
+        target=GPUTarget("cuda", architecture, _WARP_SIZE),
+        options={
+            "num_warps": launch.num_warps,
+            "num_stages": 1,
+            "enable_fp_fusion": True,
+        },
     )
     usage = _cuobjdump(compiled.asm["cubin"], "-res-usage")
     taken = {
@@ -119,7 +123,7 @@ def compile_launch(launch: Launch, architecture: int) -> Resources:
         taken["STACK"] + taken["LOCAL"],
         compiled.metadata.shared,
         _instructions_per_exponential(code),
-        sum(text.startswith(("ATOM", "RED")) for _, text in code),
+        sum(re.match(r"(ATOM\w*|RED)\b", text) is not None for _, text in code),
     )
 
 
@@ -130,7 +134,7 @@ def _cuobjdump(cubin: bytes, option: str) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [folder / "cuobjdump", option, file.name]
+        command = [str(folder / "cuobjdump"), option, file.name]
         return subprocess.run(
             command, capture_output=True, text=True, check=True
         ).stdout
@@ -160,12 +164,13 @@ def _instructions_per_exponential(code: list[tuple[int, str]]) -> float | None:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Compiles everything and prints a table."""
+    found = launches(config)
+    if not all(hasattr(launch.kernel, "cache_key") for launch in found.values()):
+        raise RuntimeError("expected compiled kernels; unset TRITON_INTERPRET")
     rows = []
     heads = "kernel", "sm", "warps", "registers", "spilled", "shared", "per pixel"
     print("{:<24}{:>4}{:>7}{:>11}{:>9}{:>8}{:>11}".format(*heads))
-    kernels = {launch.kernel.__name__: launch for launch in launches(config)}
-    counts = collections.Counter(x.kernel.__name__ for x in launches(config))
-    for name, launch in kernels.items():
+    for name, launch in found.items():
         for architecture in map(int, config.architectures.split(",")):
             taken = compile_launch(launch, architecture)
             rows.append(
@@ -178,9 +183,6 @@ def run(config: Config) -> list[dict[str, Any]]:
                 f"{taken.shared:>8}{per_pixel:>11}",
                 flush=True,
             )
-    print(f"{sum(counts.values())} launches: " + ", ".join(
-        f"{count} × {name.removesuffix('_kernel')}" for name, count in counts.items()
-    ))
     return rows
 
 
@@ -188,8 +190,12 @@ def main(argv: Sequence[str]) -> None:
     """Compiles what the flags say."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp())
-    run(from_flags(Config))
+    config = from_flags(Config)
+    rows = run(config)
+    if config.output:
+        path = Path(config.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, f"{json.dumps(rows, indent=2)}\n".encode())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpretedFunction
 
-from gi_jax.rendering import triton_rasterizer
+from gi_jax.rendering import triton_call, triton_rasterizer
 
 # The interpreter's time goes by the number of operations on blocks, not by their size:
 # larger blocks and fewer programs than a GPU would want.
@@ -25,10 +27,27 @@ def use(monkeypatch, **constants) -> None:
     """
     if jax.default_backend() == "gpu":
         return
-    monkeypatch.setattr(triton_rasterizer, "why_unavailable", lambda: None)
-    monkeypatch.setattr(triton_rasterizer, "_call", _call)
+    monkeypatch.setattr(triton_call, "why_unavailable", lambda: None)
+    monkeypatch.setattr(triton_call, "_call", _call)
     for name, value in (BLOCKS | constants).items():
         monkeypatch.setattr(triton_rasterizer, name, value)
+    monkeypatch.setattr(InterpretedFunction, "__call__", _call_device_function)
+
+
+def _call_device_function(self, *arguments, **keywords):
+    """Calls a @triton.jit function from a kernel.
+
+    The interpreter would prepare all of triton.language again in each such call, which
+    takes most of the time; each module needs that once in a launch.
+    """
+    if id(self.fn.__globals__) not in _prepared:
+        _prepared.add(id(self.fn.__globals__))
+        interpreter._patch_lang(self.fn)
+    return self.rewrite()(*arguments, **keywords)
+
+
+# Modules whose view of triton.language is prepared, in the launch that is running.
+_prepared: set[int] = set()
 
 
 class _Tensor:
@@ -71,7 +90,7 @@ class _Tensor:
 
 
 def _call(kernel, arrays, out, grid, num_warps, constants) -> Any:
-    """Takes the place of `triton_rasterizer._call`, as a callback from XLA."""
+    """Takes the place of `triton_call._call`, as a callback from XLA."""
     del num_warps  # The interpreter has no warps.
 
     def run(*inputs):
@@ -82,6 +101,7 @@ def _call(kernel, arrays, out, grid, num_warps, constants) -> Any:
         ]
         tensors = [_Tensor(np.array(x)) for x in inputs]
         tensors += [_Tensor(x) for x in results]
+        _prepared.clear()
         with np.errstate(all="ignore"):  # Lanes that are masked out may overflow.
             kernel[grid](*tensors, **constants)
         return results

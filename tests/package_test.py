@@ -46,6 +46,17 @@ def test_imports_go_down(path):
         assert RANK[other] <= RANK[own]
 
 
+def test_kernels_import_triton_alone_and_are_imported_in_one_place():
+    kernels = sorted((ROOT / "triton_kernels").rglob("*.py"))
+    for path in kernels:
+        names = {module.split(".")[0] for module in imports(path)}
+        assert names <= {"triton", "triton_kernels"}, path
+        assert len(path.read_text().splitlines()) <= 400
+    importers = {"triton_rasterizer": "triton_kernels", "triton_call": "jax_triton"}
+    for importer, package in importers.items():
+        assert [path.stem for path in FILES if package in imports(path)] == [importer]
+
+
 def test_import_brings_nothing_optional():
     program = "import sys, gi_jax; print(*{name.split('.')[0] for name in sys.modules})"
     output = subprocess.run(

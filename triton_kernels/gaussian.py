@@ -41,10 +41,9 @@ def load_record(record_ptr, index, mask):
 
 @triton.jit
 def channel_group(CHANNELS: tl.constexpr):
-    """Returns the group of three channels of a program, a constant if it is the only."""
-    if CHANNELS <= 3:
-        group = tl.full([], 0, tl.int64)
-    else:
+    """Returns which three channels a program draws, a constant where it is 0."""
+    group = tl.full([], 0, tl.int64)
+    if CHANNELS > 3:
         group = tl.program_id(1).to(tl.int64)
     return group
 

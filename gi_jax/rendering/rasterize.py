@@ -10,8 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, resize, to_cholesky
-from gi_jax.rendering import triton_rasterizer
+from gi_jax.rendering import triton_call
 from gi_jax.rendering.dense import rasterize_dense
+from gi_jax.rendering.triton_rasterizer import rasterize_triton
 from gi_jax.rendering.xla_rasterizer import rasterize_xla
 
 Implementation = Literal["triton", "xla", "dense"]
@@ -83,7 +84,7 @@ def _choose(implementation: Implementation | None) -> Implementation:
             "implementation: expected 'triton', 'xla', 'dense' or None, "
             f"got {implementation!r}"
         )
-    reason = triton_rasterizer.why_unavailable()
+    reason = triton_call.why_unavailable()
     if implementation and reason:
         raise RuntimeError(f"implementation 'triton' cannot run here: {reason}")
     return "xla" if reason else "triton"
@@ -95,10 +96,9 @@ def _render(gaussians, scale, image_size, implementation, capacity):
         gaussians = resize(gaussians, jnp.asarray(scale, gaussians.means.dtype))
         return rasterize_dense(*to_cholesky(gaussians), image_size)
     gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
-    gaussians = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
-    if implementation == "triton":
-        return triton_rasterizer.rasterize_triton(*gaussians, image_size, capacity)
-    return rasterize_xla(*gaussians, image_size, capacity)
+    factored = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
+    rasterize_tiles = rasterize_xla if implementation == "xla" else rasterize_triton
+    return rasterize_tiles(*factored, image_size, capacity)
 
 
 def check_gaussians(gaussians: Gaussians) -> None:

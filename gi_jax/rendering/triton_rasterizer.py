@@ -1,20 +1,19 @@
 """The GPU tile renderer: launches of the Triton kernels, their VJP and their batching.
 
-The only module that knows `triton_kernels` and jax-triton, and it imports them when
-something is rendered. Every function below works on a batch, [B, N, ...] arrays; `vmap`
+The only module that knows `triton_kernels`, which it imports when something is
+rendered. Every function below works on a batch, [B, N, ...] arrays; `vmap`
 folds its axis into that one, so that a batch is a longer launch of the same kernels.
 """
 
 import functools
-import importlib.util
 import math
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gi_jax.gaussians import CUTOFF, RADIUS, whitening
+from gi_jax.rendering.triton_call import float32, int32, launch
 
 # Side of a tile, pixels; warps that share a tile's list.
 _TILE: Final = 16
@@ -41,9 +40,6 @@ _STRIP_PIXELS: Final = 2048
 _PROGRAMS: Final = 1 << 15
 _MIN_STRIPS: Final = 1 << 11
 
-# Compile for this architecture, as 90 for sm_90, instead of that of the first GPU.
-_compute_capability: int | None = None
-
 
 class Grid(NamedTuple):
     """The static shape of a rasterization, the same for every picture of a batch."""
@@ -68,23 +64,12 @@ class Grid(NamedTuple):
         return self.rows * self.columns
 
 
-def why_unavailable() -> str | None:
-    """Returns why nothing can be rendered by Triton here, or None where it can."""
-    missing = [name for name in ("triton", "jax_triton") if not _is_installed(name)]
-    if missing:
-        return f"{' and '.join(missing)} not found; pip install 'gi_jax[cuda]'"
-    device = jax.config.jax_default_device or jax.default_backend()
-    platform = getattr(device, "platform", device)
-    if platform not in ("gpu", "cuda"):
-        return f"it needs an NVIDIA GPU, and the default device is {platform!r}"
-    if "cuda" not in jax.devices("gpu")[0].client.platform_version.lower():
-        return "it needs an NVIDIA GPU, and the GPU here is another"
-    return None
+class Lists(NamedTuple):
+    """Which Gaussians touch which tile, of all pictures of a batch."""
 
-
-@functools.cache
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    ids: jax.Array  # [B · capacity] Gaussians, sorted by tile
+    offsets: jax.Array  # [B · tiles + 1] where each tile's entries begin
+    total: jax.Array  # [1] number of entries; above B · capacity the rest is undefined
 
 
 def default_capacity(num_gaussians: int, image_size: tuple[int, int]) -> int:
@@ -146,7 +131,7 @@ _rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
 
 
 def _fold_batches(function):
-    """Turns a function of batches into one of single items, which vmap batches again."""
+    """Turns a function of batches into one of single items; vmap batches it again."""
 
     @jax.custom_batching.custom_vmap
     def batched(*arrays):
@@ -154,11 +139,11 @@ def _fold_batches(function):
 
     @batched.def_vmap
     def fold(size, is_batched, *arrays):
-        arrays = [
+        stacked = (
             array if mapped else jnp.broadcast_to(array, (size, *array.shape))
             for array, mapped in zip(arrays, is_batched)
-        ]
-        results = batched(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
+        )
+        results = batched(*(x.reshape(-1, *x.shape[2:]) for x in stacked))
         results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
         return results, jax.tree.map(lambda _: True, results)
 
@@ -171,61 +156,78 @@ def _fold_batches(function):
 
 def _forward(grid, means, factor, colors):
     """Returns the pictures, [B, H, W, C]."""
+    pictures, _, channels = colors.shape
+    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
+    lists = _list_tiles(grid, pictures, records, boxes)
+    return _draw(grid, pictures, channels, records, lists)
+
+
+def _list_tiles(grid, pictures, records, boxes):
+    """Returns the Gaussians that touch each tile."""
     import triton_kernels as kernels
 
-    pictures, per_picture, channels = colors.shape
-    count = pictures * per_picture
+    count = boxes.shape[0]
     capacity = pictures * grid.capacity
-    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
-    sizes = {
-        "GAUSSIANS": count,
-        "PER_PICTURE": per_picture,
-        "CAPACITY": capacity,
-        "TILES": grid.num_tiles,
-        "COLUMNS": grid.columns,
-        "TILE": _TILE,
-        "CUT": _CUT,
-    }
-
     first_tile = boxes[:, :2] // _TILE
     tiles = -(-boxes[:, 2:] // _TILE) - first_tile
     seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
     first, total = _running_sum(jnp.where(seen, tiles[:, 0] * tiles[:, 1], 0))
-    keys, ids = _launch(
+    keys, ids = launch(
         kernels.fill_kernel,
         *(records, boxes, first, total),
-        out=[_int32(capacity), _int32(capacity)],
+        out=[int32(capacity), int32(capacity)],
         grid=(-(-capacity // _BLOCK),),
         STEPS=count.bit_length(),
         BLOCK=_BLOCK,
-        **sizes,
+        **_sizes(grid, pictures, count),
     )
     # Two operands of 32 bits and a stable order: XLA hands this to a radix sort.
     keys, ids = jax.lax.sort((keys, ids), num_keys=1, is_stable=True)
     all_tiles = pictures * grid.num_tiles
-    (offsets,) = _launch(
+    (offsets,) = launch(
         kernels.offsets_kernel,
         keys,
-        out=[_int32(all_tiles + 1)],
+        out=[int32(all_tiles + 1)],
         grid=(-(-(all_tiles + 1) // _BLOCK),),
         CAPACITY=capacity,
         TILES=all_tiles,
         STEPS=capacity.bit_length(),
         BLOCK=_BLOCK,
     )
-    (picture,) = _launch(
+    return Lists(ids, offsets, total)
+
+
+def _draw(grid, pictures, channels, records, lists):
+    """Returns the pictures, [B, H, W, C], from tile lists."""
+    import triton_kernels as kernels
+
+    groups, count, _ = records.shape
+    (picture,) = launch(
         kernels.forward_kernel,
-        *(records, ids, offsets, total),
-        out=[_float32(pictures, grid.height, grid.width, channels)],
-        grid=(all_tiles, records.shape[0]),
+        *(records, *lists),
+        out=[float32(pictures, grid.height, grid.width, channels)],
+        grid=(pictures * grid.num_tiles, groups),
         num_warps=_WARPS,
         HEIGHT=grid.height,
         WIDTH=grid.width,
         CHANNELS=channels,
         WARPS=_WARPS,
-        **sizes,
+        **_sizes(grid, pictures, count),
     )
     return picture
+
+
+def _sizes(grid, pictures, count):
+    """Returns the constants that the kernels of tiles share."""
+    return {
+        "GAUSSIANS": count,
+        "PER_PICTURE": count // pictures,
+        "CAPACITY": pictures * grid.capacity,
+        "TILES": grid.num_tiles,
+        "COLUMNS": grid.columns,
+        "TILE": _TILE,
+        "CUT": _CUT,
+    }
 
 
 def _backward(grid, means, factor, colors, cotangent):
@@ -243,10 +245,10 @@ def _backward(grid, means, factor, colors, cotangent):
     strip_rows = jnp.maximum(strip_rows // _SIDE, 1) * _SIDE
     strip_count = jnp.where(width > 0, jnp.maximum(height - 1, 0) // strip_rows, 0)
     first, total = _running_sum(strip_count)
-    (moments,) = _launch(
+    (moments,) = launch(
         kernels.backward_kernel,
         *(records, boxes, strip_rows, first, strip_count, total, cotangent),
-        out=[_float32(groups, count + strips, 8)],
+        out=[float32(groups, count + strips, 8)],
         grid=(count + strips, groups),
         num_warps=1,
         GAUSSIANS=count,
@@ -259,10 +261,10 @@ def _backward(grid, means, factor, colors, cotangent):
         STEPS=count.bit_length(),
         SIDE=_SIDE,
     )
-    (sums,) = _launch(
+    (sums,) = launch(
         kernels.gather_strips_kernel,
         *(moments, first, strip_count),
-        out=[_float32(groups, count, 8)],
+        out=[float32(groups, count, 8)],
         grid=(-(-count // _BLOCK), groups),
         GAUSSIANS=count,
         STRIPS=strips,
@@ -319,68 +321,10 @@ def _running_sum(counts):
     size = counts.shape[0]
     blocks = -(-size // _BLOCK)
     options = {"grid": (blocks,), "SIZE": size, "BLOCK": _BLOCK}
-    (sums,) = _launch(
-        kernels.block_sums_kernel, counts, out=[_int32(blocks)], **options
-    )
-    return _launch(
+    (sums,) = launch(kernels.block_sums_kernel, counts, out=[int32(blocks)], **options)
+    return launch(
         kernels.running_sum_kernel,
         *(counts, sums),
-        out=[_int32(size), _int32(1)],
+        out=[int32(size), int32(1)],
         **options,
     )
-
-
-def _launch(
-    kernel: Any,
-    *arrays: jax.Array,
-    out: list[jax.ShapeDtypeStruct],
-    grid: tuple[int, ...],
-    num_warps: int = 4,
-    **constants: Any,
-) -> list[jax.Array]:
-    """Launches a kernel with inputs, then outputs, then constants.
-
-    Under `shard_map` results vary over the devices that the inputs vary over.
-    """
-    results = _call(kernel, arrays, out, grid, num_warps, constants)
-    axes = frozenset[str]().union(*map(_varying_axes, arrays))
-    return [_vary(result, axes) for result in results]
-
-
-def _call(kernel, arrays, out, grid, num_warps, constants):
-    """Calls a kernel by jax-triton."""
-    import jax_triton
-
-    return jax_triton.triton_call(
-        *arrays,
-        kernel=kernel,
-        out_shape=out,
-        grid=grid,
-        num_warps=num_warps,
-        num_stages=1,
-        name=kernel.fn.__name__,
-        compute_capability=_compute_capability,
-        **constants,
-    )
-
-
-def _varying_axes(array):
-    """Returns the mesh axes over which an array varies inside `shard_map`."""
-    kind = jax.typeof(array)
-    manual = getattr(kind, "manual_axis_type", None)  # jax 0.11 and later
-    axes = getattr(kind, "vma", None) if manual is None else manual.varying
-    return frozenset(axes or ())
-
-
-def _vary(array, axes):
-    """Marks an array as varying over mesh axes."""
-    missing = tuple(axes - _varying_axes(array))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-
-def _int32(*shape):
-    return jax.ShapeDtypeStruct(shape, np.int32)
-
-
-def _float32(*shape):
-    return jax.ShapeDtypeStruct(shape, np.float32)

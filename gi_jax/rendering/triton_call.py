@@ -1,0 +1,96 @@
+"""Calling Triton kernels from JAX: where that works, and launches.
+
+The only module that imports jax-triton, and it does so at the first launch.
+"""
+
+import functools
+import importlib.util
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+
+# Compile for this architecture, as 90 for sm_90, instead of that of the first GPU.
+_compute_capability: int | None = None
+
+
+def why_unavailable() -> str | None:
+    """Returns why nothing can be rendered by Triton here, or None where it can."""
+    missing = [name for name in ("triton", "jax_triton") if not _is_installed(name)]
+    if missing:
+        return f"{' and '.join(missing)} not found; pip install 'gi_jax[cuda]'"
+    device = getattr(jax.config, "jax_default_device", None) or jax.default_backend()
+    platform = getattr(device, "platform", device)
+    if platform not in ("gpu", "cuda"):
+        return f"it needs an NVIDIA GPU, and the default device is {platform!r}"
+    if "cuda" not in jax.devices("gpu")[0].client.platform_version.lower():
+        return "it needs an NVIDIA GPU, and the GPU here is another"
+    return None
+
+
+@functools.cache
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def launch(
+    kernel: Any,
+    *arrays: jax.Array,
+    out: list[jax.ShapeDtypeStruct],
+    grid: tuple[int, ...],
+    num_warps: int = 4,
+    **constants: Any,
+) -> list[jax.Array]:
+    """Launches a kernel with inputs, then outputs, then constants.
+
+    Under `shard_map` results vary over the devices that the inputs vary over.
+    """
+    results = _call(kernel, arrays, out, grid, num_warps, constants)
+    axes = frozenset[str]().union(*map(_varying_axes, arrays))
+    return [_vary(result, axes) for result in results]
+
+
+def _call(kernel, arrays, out, grid, num_warps, constants):
+    """Calls a kernel by jax-triton, 0.3 or later."""
+    import jax_triton
+
+    if "out_type" in inspect.signature(jax_triton.triton_call).parameters:
+        options = {"out_type": out, "backend_options": {"enable_fp_fusion": True}}
+    else:
+        options = {"out_shape": out, "enable_fp_fusion": True}
+    return jax_triton.triton_call(
+        *arrays,
+        kernel=kernel,
+        grid=grid,
+        num_warps=num_warps,
+        num_stages=1,
+        name=kernel.fn.__name__,
+        compute_capability=_compute_capability,
+        **options,
+        **constants,
+    )
+
+
+def _varying_axes(array):
+    """Returns the mesh axes over which an array varies inside `shard_map`."""
+    kind = jax.typeof(array)
+    manual = getattr(kind, "manual_axis_type", None)  # jax 0.11 and later
+    axes = getattr(kind, "vma", None) if manual is None else manual.varying
+    return frozenset(axes or ())
+
+
+def _vary(array, axes):
+    """Marks an array as varying over mesh axes."""
+    missing = tuple(axes - _varying_axes(array))
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+
+def int32(*shape: int) -> jax.ShapeDtypeStruct:
+    """Returns the type of an output of `launch`."""
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+def float32(*shape: int) -> jax.ShapeDtypeStruct:
+    """Returns the type of an output of `launch`."""
+    return jax.ShapeDtypeStruct(shape, np.float32)

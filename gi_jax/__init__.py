@@ -23,6 +23,7 @@ from gi_jax.coding.quantization import (
 )
 from gi_jax.coding.vector_quantization import residual_vq
 from gi_jax.encoder import encode
+from gi_jax.fitting.batch import fit_batch
 from gi_jax.fitting.densification import densify
 from gi_jax.fitting.fit import FitDivergedError, FitResult, fit
 from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
@@ -81,6 +82,7 @@ __all__ = [
     "file_info",
     "fine_tuning",
     "fit",
+    "fit_batch",
     "float16",
     "linear",
     "load_image",

@@ -27,7 +27,10 @@ _SEED_COLOR: Final = 0.3
 class Densification(NamedTuple):
     """Births and moves during a fit."""
 
-    # (key, step, gaussians, num_born, residual) -> (gaussians, num_born, placed)
+    steps: frozenset[int]  # after which anything happens, counted from 1
+
+    # (key, step, gaussians, num_born, residual) -> (gaussians, num_born, placed), to be
+    # called after those steps only
     apply: Callable[..., tuple[Cholesky, jax.Array, jax.Array]]
 
 
@@ -78,7 +81,7 @@ def densify(
     """Births at given steps, and moves of the weakest Gaussians at others.
 
     The weakest are those with the least energy |colour|² · area. Everything happens
-    inside jit at static shapes; steps without births or moves cost nothing.
+    inside jit at static shapes.
 
     Args:
       births: number of Gaussians born after each of these steps, counted from 1.
@@ -97,31 +100,23 @@ def densify(
         share = residual.shape[0] * residual.shape[1] / total
         num_moved = int(total * move_share) if moves else 0
         size = max(most, num_moved)
-        rank = jnp.arange(size)
-        row = jnp.arange(total)
         if size == 0:
             return gaussians, num_born, jnp.zeros(total, bool)
+        rank = jnp.arange(size)
+        count = jnp.sum(jnp.where(steps == step, counts, 0), dtype=jnp.int32)
+        energy = jnp.sum(gaussians.colors**2, axis=1) * area(gaussians)
+        energy = jnp.where(jnp.arange(total) < num_born, energy, jnp.inf)
+        weakest = jax.lax.top_k(-energy, min(size, total))[1]
+        weakest = jnp.resize(weakest, (size,))
+        birth = count > 0
+        slot = jnp.where(birth, num_born + rank, weakest)
+        used = rank < jnp.where(birth, count, num_moved)
+        slot = jnp.where(used, slot, total)
+        new = seeds(key, residual, size, share)
+        gaussians = jax.tree.map(
+            lambda old, value: old.at[slot].set(value, mode="drop"), gaussians, new
+        )
+        placed = jnp.zeros(total, bool).at[slot].set(True, mode="drop")
+        return gaussians, jnp.minimum(num_born + count, total), placed
 
-        def place():
-            count = jnp.sum(jnp.where(steps == step, counts, 0), dtype=jnp.int32)
-            energy = jnp.sum(gaussians.colors**2, axis=1) * area(gaussians)
-            energy = jnp.where(row < num_born, energy, jnp.inf)
-            weakest = jax.lax.top_k(-energy, min(size, total))[1]
-            weakest = jnp.resize(weakest, (size,))
-            birth = count > 0
-            slot = jnp.where(birth, num_born + rank, weakest)
-            used = rank < jnp.where(birth, count, num_moved)
-            slot = jnp.where(used, slot, total)
-            new = seeds(key, residual, size, share)
-            placed = jax.tree.map(
-                lambda old, value: old.at[slot].set(value, mode="drop"), gaussians, new
-            )
-            changed = jnp.zeros(total, bool).at[slot].set(True, mode="drop")
-            return placed, jnp.minimum(num_born + count, total), changed
-
-        def keep():
-            return gaussians, num_born, jnp.zeros(total, bool)
-
-        return jax.lax.cond(jnp.any(steps == step), place, keep)
-
-    return Densification(apply)
+    return Densification(frozenset([*births, *moves]), apply)

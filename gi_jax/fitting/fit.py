@@ -16,24 +16,15 @@ from jax.typing import ArrayLike
 from tqdm import tqdm
 
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
-from gi_jax.fitting.fit_step import (
-    FitState,
-    FitStep,
-    Metrics,
-    QuantizerState,
-    make_fit_step,
-)
-from gi_jax.fitting.losses import clamped, get_loss
+from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
+from gi_jax.fitting.loop import make_programs, quality, run_chunks
+from gi_jax.fitting.losses import get_loss
 from gi_jax.fitting.presets import PRESETS, Preset, Recipe
 from gi_jax.gaussians import Gaussians
 from gi_jax.rendering.rasterize import Implementation, check_gaussians
 
 if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
     from gi_jax.coding.quantization import Quantizer
-
-# A chunk of steps runs without a look from Python: at most so many, and about so long.
-_MAX_CHUNK: Final = 256
-_CHUNK_SECONDS: Final = 0.5
 
 # Seconds between two checkpoints.
 _CHECKPOINT_SECONDS: Final = 20.0
@@ -111,12 +102,10 @@ def fit(
     check_count("steps", steps, least=0)
     custom = recipe is not None or not isinstance(loss, str)
     if recipe is None:
-        if preset not in PRESETS:
-            raise ValueError(f"preset: expected one of {[*PRESETS]}, got {preset!r}")
-        recipe = _preset(preset, num_gaussians, target.shape, steps)
+        recipe = choose_recipe(preset, num_gaussians, target.shape, steps)
     settings = num_gaussians, steps, preset, loss, seed, implementation
     loss_function = get_loss(loss) if isinstance(loss, str) else loss
-    programs = _compile(
+    programs = make_programs(
         recipe, loss_function, quantizer, implementation, initial is not None
     )
     goal = math.inf if target_psnr is None else target_psnr
@@ -151,7 +140,7 @@ def fit(
         file=sys.stderr,
         disable=not progress,
     ) as bar:
-        chunks = _chunks(programs, state, target, recipe.steps, goal)
+        chunks = run_chunks(programs, state, target, recipe.steps, goal)
         for first, state, metrics in chunks:
             last = first + len(metrics.loss)
             log[first:last] = np.stack([metrics.loss, metrics.psnr], axis=1)
@@ -174,14 +163,16 @@ def fit(
     born = int(state.num_born)
     gaussians = jax.tree.map(lambda leaf: np.array(leaf[:born]), state.gaussians)
     quantizing = jax.tree.map(np.array, state.quantizer)
-    # One step more, which is not taken, tells of the last picture: a program for its
-    # rendering alone would have to be compiled.
-    quality = programs.run(state, target, 1, goal)[1].psnr[0]
+    psnr = float(quality(programs, state, target))
     log = log[~np.isnan(log[:, 0])]
-    history = {"step": np.arange(len(log)), "loss": log[:, 0], "psnr": log[:, 1]}
+    history: dict[str, np.ndarray] = {
+        "step": np.arange(len(log)),
+        "loss": log[:, 0],
+        "psnr": log[:, 1],
+    }
     seconds = time.perf_counter() - start
     gaussians, quantizing = jax.tree.map(jnp.asarray, (gaussians, quantizing))
-    return FitResult(gaussians, float(quality), history, seconds, quantizing)
+    return FitResult(gaussians, psnr, history, seconds, quantizing)
 
 
 def checked_image(image: ArrayLike) -> np.ndarray:
@@ -212,88 +203,18 @@ def checked_image(image: ArrayLike) -> np.ndarray:
     return values.astype(np.float32)
 
 
-class _Programs(NamedTuple):
-    """The jitted parts of a fit, shared by all fits with the same settings."""
-
-    start: Callable[..., FitState]  # (key, target, initial) -> state
-    run: Callable[..., tuple[FitState, Metrics, jax.Array]]
-
-
 @functools.lru_cache(maxsize=32)
-def _preset(name, num_gaussians, image_shape, steps):
-    return PRESETS[name](num_gaussians, image_shape, steps)
+def choose_recipe(
+    preset: Preset, num_gaussians: int, image_shape: tuple[int, ...], steps: int
+) -> Recipe:
+    """Returns a preset's recipe, the same object for the same arguments.
 
-
-@functools.lru_cache(maxsize=32)
-def _compile(recipe, loss, quantizer, implementation, has_initial):
-    fit_step = make_fit_step(
-        loss=clamped(loss) if recipe.clamp else loss,
-        optimizer=recipe.optimizer,
-        coordinates=recipe.coordinates,
-        densification=None if has_initial else recipe.densification,
-        quantizer=quantizer,
-        implementation=implementation,
-    )
-
-    def start(key, target, initial):
-        if initial is not None:
-            return fit_step.init(initial, key)
-        key, for_start = jax.random.split(key)
-        gaussians = recipe.initialize(for_start, target, implementation)
-        return fit_step.init(gaussians, key, recipe.num_born)
-
-    run = functools.partial(_run, fit_step)
-    return _Programs(jax.jit(start), jax.jit(run, donate_argnums=0))
-
-
-def _chunks(programs, state, target, steps, goal):
-    """Runs chunks of steps; yields the first step, the state after, and metrics.
-
-    Ends after `steps` steps or when a picture reached `goal`.
+    Raises:
+      ValueError: on a preset that does not exist.
     """
-    chunk = 1
-    while (done := int(state.step)) < steps:
-        start = time.perf_counter()
-        count = min(chunk, steps - done)
-        state, metrics, looked = programs.run(state, target, count, goal)
-        metrics = Metrics(*(leaf[:looked] for leaf in jax.device_get(metrics)))
-        seconds = time.perf_counter() - start
-        yield done, state, metrics
-        if metrics.psnr[-1] >= goal:
-            return
-        if seconds < _CHUNK_SECONDS / 2:
-            chunk = min(2 * chunk, _MAX_CHUNK)
-        elif seconds > 2 * _CHUNK_SECONDS:
-            chunk = max(chunk // 2, 1)
-
-
-def _run(fit_step: FitStep, state, target, count, goal):
-    """Takes up to `count` steps; stops before the one whose picture reaches `goal`.
-
-    The number of steps is a traced argument, so that one program runs chunks of any
-    length, and where chunks end does not change a bit.
-
-    Returns:
-      The state; the metrics of all pictures looked at, [_MAX_CHUNK]; how many.
-    """
-
-    def go_on(carry):
-        _, _, looked, stop = carry
-        return (looked < count) & ~stop
-
-    def step(carry):
-        state, log, looked, _ = carry
-        new, metrics = fit_step(state, target)
-        log = jax.tree.map(lambda rows, row: rows.at[looked].set(row), log, metrics)
-        reached = metrics.psnr >= goal
-        state = jax.tree.map(lambda a, b: jnp.where(reached, a, b), state, new)
-        return state, log, looked + 1, reached | ~metrics.finite
-
-    one = jax.eval_shape(fit_step, state, target)[1]
-    log = jax.tree.map(lambda leaf: jnp.zeros(_MAX_CHUNK, leaf.dtype), one)
-    carry = state, log, jnp.zeros([], jnp.int32), jnp.zeros([], bool)
-    state, log, looked, _ = jax.lax.while_loop(go_on, step, carry)
-    return state, log, looked
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {[*PRESETS]}, got {preset!r}")
+    return PRESETS[preset](num_gaussians, image_shape, steps)  # type: ignore[arg-type]
 
 
 def _fingerprint(arrays: Any, settings: tuple) -> str:

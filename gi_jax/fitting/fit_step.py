@@ -55,14 +55,30 @@ class Metrics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FitStep:
-    """A step and the state it starts from; call it, and jit it, like a function."""
+    """A step and the state it starts from; call it, and jit it, like a function.
+
+    A call is `advance`, and `grow` after the steps of the densification. A loop that
+    knows those steps may call the two itself: then its program has no conditional, for
+    which a GPU waits for the host.
+    """
 
     init: Callable[..., FitState]  # (gaussians, key, num_born=None) -> state
-    step: Callable[[FitState, jax.Array], tuple[FitState, Metrics]]
+
+    # (state, target) -> (state, metrics, residual): a step without births. The residual
+    # [H, W, C] is that of the picture it started from.
+    advance: Callable[[FitState, jax.Array], tuple[FitState, Metrics, jax.Array]]
+
+    # (state, residual) -> state: the births and moves due after `state.step` steps.
+    grow: Callable[[FitState, jax.Array], FitState]
+    growth_steps: frozenset[int]
 
     def __call__(self, state: FitState, target: jax.Array) -> tuple[FitState, Metrics]:
         """Returns the state after one step towards `target`, and metrics."""
-        return self.step(state, target)
+        state, metrics, residual = self.advance(state, target)
+        if self.growth_steps:
+            due = jnp.any(jnp.array(sorted(self.growth_steps)) == state.step)
+            state = jax.lax.cond(due, self.grow, lambda s, _: s, state, residual)
+        return state, metrics
 
 
 def make_fit_step(
@@ -121,10 +137,10 @@ def make_fit_step(
         picture = rasterize(gaussians, target.shape[:2], implementation=implementation)
         return loss(picture, target) + extra, (picture, state)
 
-    def step(state, target):
+    def advance(state, target):
         size = target.shape[:2]
         quantizing = state.quantizer or QuantizerState((), (), ())
-        key, for_quantizer, for_growth = jax.random.split(state.key, 3)
+        key, for_quantizer = jax.random.split(state.key)
         (value, (picture, quantizer_state)), gradients = jax.value_and_grad(
             render_loss, argnums=(0, 1), has_aux=True
         )(state.gaussians, quantizing.params, quantizing.state, target, for_quantizer)
@@ -136,14 +152,6 @@ def make_fit_step(
         moved = coordinates.retract(state.gaussians, update, size)
         born = jnp.arange(moved.means.shape[0]) < state.num_born
         gaussians = _where_rows(born, moved, state.gaussians)
-
-        num_born = state.num_born
-        if densification is not None:
-            gaussians, num_born, placed = densification.apply(
-                for_growth, state.step + 1, gaussians, num_born, target - picture
-            )
-            fresh = optimizer.init(coordinates.locate(gaussians))
-            optimizer_state = _where_rows(placed, fresh, optimizer_state)
 
         if quantizer is not None:
             update, quantizer_optimizer_state = quantizer_optimizer.update(
@@ -160,14 +168,31 @@ def make_fit_step(
         state = FitState(
             state.step + 1,
             gaussians,
-            num_born,
+            state.num_born,
             optimizer_state,
             quantizing if quantizer is not None else None,
             key,
         )
-        return state, Metrics(value, psnr(round_to_8_bits(picture), target), finite)
+        metrics = Metrics(value, psnr(round_to_8_bits(picture), target), finite)
+        return state, metrics, target - picture
 
-    return FitStep(init, step)
+    def grow(state, residual):
+        if densification is None:
+            return state
+        key, for_growth = jax.random.split(state.key)
+        gaussians, num_born, placed = densification.apply(
+            for_growth, state.step, state.gaussians, state.num_born, residual
+        )
+        fresh = optimizer.init(coordinates.locate(gaussians))
+        return state._replace(
+            gaussians=gaussians,
+            num_born=num_born,
+            optimizer_state=_where_rows(placed, fresh, state.optimizer_state),
+            key=key,
+        )
+
+    growth_steps = densification.steps if densification else frozenset()
+    return FitStep(init, advance, grow, growth_steps)
 
 
 def _where_rows(rows, new, old):

@@ -1,0 +1,123 @@
+"""`fit_batch`: many pictures of one size at once, on one device or several."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from tqdm import tqdm
+
+from gi_jax.fitting.fit import (
+    FitDivergedError,
+    FitResult,
+    check_count,
+    checked_image,
+    choose_recipe,
+)
+from gi_jax.fitting.loop import make_batch_programs, quality, run_chunks
+from gi_jax.fitting.losses import get_loss
+from gi_jax.fitting.presets import Preset, Recipe
+from gi_jax.rendering.rasterize import Implementation
+
+
+def fit_batch(
+    images: ArrayLike | Sequence[ArrayLike],
+    num_gaussians: int = 10_000,
+    steps: int = 500,
+    *,
+    preset: Preset = "fast",
+    loss: str | Callable[[jax.Array, jax.Array], jax.Array] = "l2",
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    implementation: Implementation | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: bool = True,
+) -> list[FitResult]:
+    """Fits Gaussians to each of many pictures of one size, all at the same time.
+
+    A GPU is busier with many small pictures than with one: each kernel is launched
+    once for all of them. Pictures are spread evenly over the devices, which work on
+    their own. On a CPU this is no faster than one `fit` after the other.
+
+    Args:
+      images: [B, H, W, C] or B pictures [H, W, C]; values as those of `fit`.
+      num_gaussians: N of each picture.
+      steps: as in `fit`.
+      preset: as in `fit`.
+      loss: as in `fit`.
+      seed: of everything random; picture b of the batch draws from its own stream.
+      recipe: settings instead of the preset's.
+      implementation: of `rasterize`.
+      devices: where to work; all devices of the default backend by default.
+      progress: shows a bar with the mean PSNR and remaining time on standard error.
+
+    Returns:
+      One result for each picture; `seconds` is the time of the whole batch.
+
+    Raises:
+      ValueError: on pictures of different sizes, and where `fit` raises it.
+      FitDivergedError: if any of the fits diverges.
+    """
+    start = time.perf_counter()
+    pictures = [checked_image(image) for image in images]  # type: ignore[union-attr]
+    shapes = sorted({picture.shape for picture in pictures})
+    if len(shapes) != 1:
+        raise ValueError(f"images: expected pictures of one size, got {shapes}")
+    check_count("num_gaussians", num_gaussians, least=1)
+    check_count("steps", steps, least=0)
+    if recipe is None:
+        recipe = choose_recipe(preset, num_gaussians, shapes[0], steps)
+    devices = tuple(jax.devices() if devices is None else devices)[: len(pictures)]
+    if not devices:
+        raise ValueError("devices: expected at least one")
+    loss_function = get_loss(loss) if isinstance(loss, str) else loss
+    programs = make_batch_programs(recipe, loss_function, implementation, devices)
+
+    # Every device takes as many: the last picture is fitted again where some are left.
+    count = len(pictures)
+    padded = -(-count // len(devices)) * len(devices)
+    target = jnp.stack(pictures + pictures[-1:] * (padded - count))
+    state = programs.start(jax.random.split(jax.random.key(seed), padded), target)
+    losses, psnrs = [np.zeros((count, 0))], [np.zeros((count, 0))]
+    with tqdm(
+        total=recipe.steps,
+        desc=f"fit {count} pictures",
+        unit="step",
+        file=sys.stderr,
+        disable=not progress,
+    ) as bar:
+        chunks = run_chunks(programs, state, target, recipe.steps)
+        for _, latest, metrics in chunks:
+            state = latest
+            if not metrics.finite[:count, -1].all():
+                diverged = np.flatnonzero(~metrics.finite[:count, -1])
+                raise FitDivergedError(
+                    f"the fits of pictures {diverged.tolist()} diverged; try another "
+                    "seed, more Gaussians or lower rates"
+                )
+            losses.append(np.asarray(metrics.loss)[:count])
+            psnrs.append(np.asarray(metrics.psnr)[:count])
+            bar.set_postfix_str(f"{psnrs[-1][:, -1].mean():.2f} dB", refresh=False)
+            bar.update(metrics.loss.shape[1])
+
+    gaussians, born = jax.device_get((state.gaussians, state.num_born))
+    quality_of_each = quality(programs, state, target)
+    seconds = time.perf_counter() - start
+    loss_log, psnr_log = np.concatenate(losses, 1), np.concatenate(psnrs, 1)
+    return [
+        FitResult(
+            jax.tree.map(lambda leaf, b=b: jnp.asarray(leaf[b, : born[b]]), gaussians),
+            float(quality_of_each[b]),
+            {
+                "step": np.arange(loss_log.shape[1]),
+                "loss": loss_log[b],
+                "psnr": psnr_log[b],
+            },
+            seconds,
+            None,
+        )
+        for b in range(count)
+    ]

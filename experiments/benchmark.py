@@ -1,21 +1,27 @@
-r"""Times rendering and fitting.
+r"""Times rendering, gradients, steps of a fit and decoding.
 
     python -m experiments.benchmark --output=results/benchmark.json
 
 Every figure is the median of several runs after a warm-up, with the quartiles beside
 it; a run ends when its result is there. The scene is N Gaussians that just tile the
 picture: means on a jittered grid, random orientations, axes up to 3 : 1.
+
+On a GPU that is known here, a *floor* stands beside the times of the Triton kernels:
+what pairs of pixel and Gaussian take at the instructions of the kernels' inner loops
+(`python -m experiments.kernels`), or what the pictures take at the rate of the memory,
+whichever is more.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +30,26 @@ from absl import app, logging
 
 import gi_jax as gi
 from experiments.config import define_flags, from_flags, setting
+from experiments.measure import measure, time_runs
+from gi_jax.gaussians import RADIUS
 from gi_jax.images import atomic_write
+from gi_jax.rendering import tiles, triton_call, triton_rasterizer
+from gi_jax.rendering.rasterize import Implementation
+
+# What a GPU does in a second: instructions of one warp at boost clock, four for each
+# multiprocessor and cycle, and bytes of memory. From the makers' data sheets.
+_RATES: Final = {
+    "NVIDIA A100": (108 * 4 * 1.41e9, 1.6e12),
+    "NVIDIA GeForce RTX 4090": (128 * 4 * 2.52e9, 1.0e12),
+    "NVIDIA H100": (132 * 4 * 1.98e9, 3.35e12),
+    "NVIDIA H200": (132 * 4 * 1.98e9, 4.8e12),
+}
+
+# Instructions of the inner loops for a pixel and a Gaussian, on sm_90.
+_FORWARD_INSTRUCTIONS: Final = 12.6
+_BACKWARD_INSTRUCTIONS: Final = 28.0
+
+_WARP_SIZE: Final = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,30 +57,60 @@ class Config:
     """What to measure."""
 
     num_gaussians: str = setting("1000,10000,70000", help="numbers, by commas")
-    height: int = setting(512, help="of the picture, pixels")
-    width: int = setting(768, help="of the picture, pixels")
+    sizes: str | None = setting(
+        None,
+        help="widths and heights in pixels, by commas; default: 768x512, on a GPU "
+        "1020x678 and 3840x2160 too",
+    )
+    batches: str | None = setting(
+        None, help="pictures at once, by commas; default: 1, on a GPU 16 too"
+    )
+    implementations: str | None = setting(
+        None, help="of rasterize, by commas; default: all by tiles that run here"
+    )
     repeats: int = setting(9, help="runs of each measurement")
-    implementation: Literal["xla", "dense"] | None = setting(
-        None, help="of rasterize; default: the best"
+    calls: int | None = setting(
+        None, help="calls in a run; default: 1, on a GPU as many as take about 20 ms"
     )
     output: str | None = setting(None, help="JSON file to write")
 
     def __post_init__(self) -> None:
-        for name in "height", "width", "repeats":
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        self.counts()
+        if self.repeats < 1:
+            raise ValueError(f"repeats: expected at least 1, got {self.repeats}")
+        if self.calls is not None and self.calls < 1:
+            raise ValueError(f"calls: expected at least 1, got {self.calls}")
+        _integers("num_gaussians", self.num_gaussians)
+        self.image_sizes(False)
+        self.batch_sizes(False)
 
     def counts(self) -> list[int]:
         """Returns the numbers of Gaussians."""
-        try:
-            return [int(text) for text in self.num_gaussians.split(",")]
-        except ValueError:
-            raise ValueError(
-                "num_gaussians: expected integers with commas between them, "
-                f"got {self.num_gaussians!r}"
-            ) from None
+        return _integers("num_gaussians", self.num_gaussians)
+
+    def image_sizes(self, on_gpu: bool) -> list[tuple[int, int]]:
+        """Returns the sizes of the pictures, H, W."""
+        default = "768x512,1020x678,3840x2160" if on_gpu else "768x512"
+        pairs = (self.sizes or default).split(",")
+        sizes = [_integers("sizes", pair, between="x") for pair in pairs]
+        if any(len(size) != 2 for size in sizes):
+            raise ValueError(f"sizes: expected WIDTHxHEIGHT, got {self.sizes!r}")
+        return [(height, width) for width, height in sizes]
+
+    def batch_sizes(self, on_gpu: bool) -> list[int]:
+        """Returns the numbers of pictures at once."""
+        return _integers("batches", self.batches or ("1,16" if on_gpu else "1"))
+
+
+def _integers(name: str, text: str, between: str = ",") -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(between)]
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected integers with {between!r} between them, got {text!r}"
+        ) from None
+    if min(numbers) < 1:
+        raise ValueError(f"{name}: expected at least 1, got {text!r}")
+    return numbers
 
 
 def scene(count: int, height: int, width: int) -> gi.Cholesky:
@@ -79,95 +134,188 @@ def scene(count: int, height: int, width: int) -> gi.Cholesky:
     return gi.to_cholesky(gi.RotationScale(*arrays))
 
 
-class count_compilations:
-    """A context in which the programs that XLA compiles are counted."""
+class Pairs(NamedTuple):
+    """Pairs of pixel and Gaussian of one picture."""
 
-    def __enter__(self) -> "count_compilations":
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        return self
-
-    def _listen(self, event: str, duration_secs: float, **details: Any) -> None:
-        self.count += "backend_compile" in event
-
-    def __exit__(self, *error: Any) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._listen)
+    support: int  # where the weight is not 0
+    tiles: int  # in tiles that the support touches: what is drawn
+    boxes: int  # in squares that cover the boxes: what the gradient walks
 
 
-def measure(run: Callable, arguments: tuple, repeats: int) -> dict[str, Any]:
-    """Compiles and times a function.
-
-    Returns:
-      Milliseconds per run (median and quartiles), seconds to compile, bytes of memory
-      beyond arguments and results, and compilations after the first call.
-    """
-    jitted = jax.jit(run)
-    start = time.perf_counter()
-    compiled = jitted.lower(*arguments).compile()
-    compile_seconds = time.perf_counter() - start
-    memory = compiled.memory_analysis()
-    jax.block_until_ready(jitted(*arguments))
-    times = []
-    with count_compilations() as compilations:
-        for _ in range(repeats):
-            start = time.perf_counter()
-            jax.block_until_ready(jitted(*arguments))
-            times.append(1e3 * (time.perf_counter() - start))
-    low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
-    return {
-        "milliseconds": middle,
-        "quartiles": [low, high],
-        "compile_seconds": compile_seconds,
-        "memory_bytes": memory.temp_size_in_bytes if memory else None,
-        "recompilations": compilations.count,
-    }
+def count_pairs(gaussians: gi.Cholesky, image_size: tuple[int, int]) -> Pairs:
+    """Counts what a rendering and its gradient look at."""
+    means, factor, _ = gaussians
+    height, width = image_size
+    grid = tiles.make_grid(len(means), image_size)
+    boxes = tiles.find_boxes(grid, means, factor)
+    grid = grid._replace(capacity=max(int(boxes.total), 1))
+    blocks = tiles.make_blocks(grid, boxes, means, factor, jnp.int32(0))
+    touched = int(jnp.sum(blocks.ids < len(means)))
+    x0, y0, x1, y1 = triton_rasterizer.find_boxes(
+        triton_rasterizer.Grid(height, width, 1), means, factor
+    ).T
+    side = triton_rasterizer.SIDE
+    walked = side**2 * jnp.sum(-((x0 - x1) // side) * -((y0 - y1) // side))
+    area = np.pi * RADIUS**2 * np.abs(factor[:, 0] * factor[:, 2])
+    return Pairs(int(area.sum()), touched * tiles.TILE**2, int(walked))
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Measures everything and prints a table."""
-    size = config.height, config.width
+def tasks(
+    implementation: Implementation, gaussians: gi.Cholesky, size: tuple[int, int]
+) -> Iterator[tuple[str, Callable, tuple]]:
+    """Yields names, functions and arguments; of a batch, [B, N, ...] Gaussians."""
     target = jax.random.uniform(jax.random.key(0), (*size, 3))
+    fit_step = gi.make_fit_step(implementation=implementation)
+    batch = len(gaussians.means)
 
     def render(gaussians):
-        return gi.rasterize(gaussians, size, implementation=config.implementation)
+        return gi.rasterize(gaussians, size, implementation=implementation)
 
     def forward_backward(gaussians):
         picture, transpose = jax.vjp(render, gaussians)
         return transpose(picture - target)
 
-    fit_step = gi.make_fit_step(implementation=config.implementation)
+    def step(state):
+        return fit_step(state, target)[0]
 
-    rows = []
-    heads = "N", "what", "ms", "quartiles", "MB", "compile s", "recompiled"
-    print("{:>7}  {:<20}{:>9}{:>20}{:>8}{:>11}{:>12}".format(*heads))
-    for count in config.counts():
+    if implementation == "triton":
+        yield "draw from lists", *_drawing(gaussians, size)
+    yield "render", jax.vmap(render), (gaussians,)
+    yield "forward + backward", jax.vmap(forward_backward), (gaussians,)
+    keys = jax.random.split(jax.random.key(0), batch)
+    yield "fit step", jax.vmap(step), (jax.vmap(fit_step.init)(gaussians, keys),)
+
+
+def _drawing(gaussians, size):
+    """Returns the kernel that draws, and what it draws from, lists included."""
+    batch, count, channels = gaussians.colors.shape
+    capacity = triton_rasterizer.default_capacity(count, size)
+    grid = triton_rasterizer.Grid(*size, capacity)
+    records = triton_rasterizer.pack_records(*gaussians)
+    boxes = triton_rasterizer.find_boxes(grid, *gaussians[:2])
+    lists = jax.jit(triton_rasterizer.list_tiles, static_argnums=(0, 1))
+    arguments = records, lists(grid, batch, records, boxes)
+    draw = functools.partial(triton_rasterizer.draw, grid, batch, channels)
+    return draw, arguments
+
+
+def floor_milliseconds(
+    name: str, pairs: Pairs, batch: int, size: tuple[int, int]
+) -> float | None:
+    """Returns the least time of the kernels that look at pixels, where it is known."""
+    device = jax.devices()[0].device_kind
+    rates = [rate for start, rate in _RATES.items() if device.startswith(start)]
+    if not rates:
+        return None
+    instructions = pairs.tiles * _FORWARD_INSTRUCTIONS
+    images = 1
+    if name in ("forward + backward", "fit step"):
+        instructions += pairs.boxes * _BACKWARD_INSTRUCTIONS
+        images = 3  # Written, subtracted from, read.
+    bytes_moved = images * 12 * size[0] * size[1]
+    instruction_rate, byte_rate = rates[0]
+    seconds = max(instructions / _WARP_SIZE / instruction_rate, bytes_moved / byte_rate)
+    return 1e3 * batch * seconds
+
+
+def measure_decoding(
+    gaussians: gi.Cholesky, size: tuple[int, int], repeats: int
+) -> dict[str, Any]:
+    """Times decoding a file of the paper's codec to 8-bit pixels."""
+    quantizer = gi.paper_quantizer(size)
+    params, state = jax.jit(quantizer.init)(jax.random.key(0), gaussians)
+    data = gi.write_gaussians(gaussians, params, state, size)
+    return time_runs(lambda: gi.decode(data), repeats) | {"bytes": len(data)}
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measures everything and prints a table."""
+    on_gpu = jax.default_backend() == "gpu"
+    rows: list[dict[str, Any]] = []
+    heads = "B size N what by ms quartiles floor per_s MB compile_s recompiled"
+    print(_LINE.format(*heads.split()))
+
+    def add(name, implementation, batch, size, count, result, floor=None):
+        row = {"batch": batch, "height": size[0], "width": size[1]}
+        row |= {"num_gaussians": count, "what": name, "implementation": implementation}
+        row |= {"floor_milliseconds": floor, **result}
+        row["per_second"] = 1e3 * batch / row["milliseconds"]
+        rows.append(row)
+        print(_line(row), flush=True)
+
+    for size, count in itertools.product(config.image_sizes(on_gpu), config.counts()):
         gaussians = scene(count, *size)
-        state = fit_step.init(gaussians, jax.random.key(0))
-        for name, function, arguments in (
-            ("render", render, (gaussians,)),
-            ("forward + backward", forward_backward, (gaussians,)),
-            ("fit step", fit_step, (state, target)),
+        pairs = count_pairs(gaussians, size)
+        result = measure_decoding(gaussians, size, config.repeats)
+        add("decode a file", None, 1, size, count, result)
+        for batch, name in itertools.product(
+            config.batch_sizes(on_gpu), _implementations(config)
         ):
-            row = measure(function, arguments, config.repeats)
-            rows.append({"num_gaussians": count, "what": name, **row})
-            spread = "{:.1f} .. {:.1f}".format(*row["quartiles"])
-            print(
-                f"{count:>7}  {name:<20}{row['milliseconds']:>9.1f}{spread:>20}"
-                f"{(row['memory_bytes'] or 0) / 1e6:>8.0f}"
-                f"{row['compile_seconds']:>11.1f}{row['recompilations']:>12}",
-                flush=True,
-            )
+            many = jax.tree.map(lambda x, b=batch: jnp.stack([x] * b), gaussians)
+            for what, function, arguments in tasks(name, many, size):
+                calls = config.calls or (_calls(function, arguments) if on_gpu else 1)
+                result = measure(function, arguments, config.repeats, calls)
+                floor = (
+                    floor_milliseconds(what, pairs, batch, size)
+                    if name == "triton"
+                    else None
+                )
+                result |= {"calls": calls, "pairs": pairs._asdict()}
+                add(what, name, batch, size, count, result, floor)
     return {
         "config": dataclasses.asdict(config),
         "device": jax.devices()[0].device_kind,
         "machine": platform.platform(),
         "cores": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("gi_jax", "jax")},
-        },
+        "versions": _versions(),
         "results": rows,
     }
+
+
+_LINE: Final = "{:>3}{:>11}{:>7}  {:<19}{:<7}{:>9}{:>18}{:>8}{:>10}{:>6}{:>10}{:>11}"
+
+
+def _line(row: dict[str, Any]) -> str:
+    memory, floor = row.get("memory_bytes"), row["floor_milliseconds"]
+    compiled = row.get("compile_seconds")
+    return _LINE.format(
+        row["batch"],
+        f"{row['width']}x{row['height']}",
+        row["num_gaussians"],
+        row["what"],
+        row["implementation"] or "",
+        f"{row['milliseconds']:.4g}",
+        "{:.4g} .. {:.4g}".format(*row["quartiles"]),
+        "" if floor is None else f"{floor:.3g}",
+        f"{row['per_second']:.4g}",
+        "" if memory is None else f"{memory / 1e6:.0f}",
+        "" if compiled is None else f"{compiled:.1f}",
+        row.get("recompilations", ""),
+    )
+
+
+def _implementations(config: Config) -> list[Implementation]:
+    if config.implementations:
+        return config.implementations.split(",")  # type: ignore[return-value]
+    return ["xla"] if triton_call.why_unavailable() else ["triton", "xla"]
+
+
+def _calls(function: Callable, arguments: tuple) -> int:
+    """Returns how many calls take about 20 ms."""
+    jitted = jax.jit(function)
+    once = time_runs(lambda: jax.block_until_ready(jitted(*arguments)), 3)
+    return int(np.clip(20 / once["milliseconds"], 1, 200))
+
+
+def _versions() -> dict[str, str]:
+    names = "gi_jax", "jax", "jaxlib", "triton", "jax-triton"
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,24 +5,52 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
+import pytest
 
+import gi_jax as gi
 from experiments import benchmark, demo
 from gi_jax.images import to_uint8
+from tests import interpreter
 from tests.helpers import photo
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_benchmark_measures_and_compiles_once(capsys):
-    config = benchmark.Config(num_gaussians="60", height=40, width=48, repeats=2)
+    config = benchmark.Config(
+        num_gaussians="60", sizes="48x40", batches="2", repeats=2, calls=2
+    )
     report = benchmark.run(config)
-    assert len(report["results"]) == 3
-    for row in report["results"]:
+    decoding, *rows = report["results"]
+    assert [row["what"] for row in rows] == ["render", "forward + backward", "fit step"]
+    assert decoding["milliseconds"] > 0
+    for row in rows:
         assert row["milliseconds"] > 0 and row["recompilations"] == 0
         assert row["memory_bytes"] > 0
+        pairs = row["pairs"]
+        assert 0 < pairs["support"] < 4 * pairs["tiles"]
     assert "forward + backward" in capsys.readouterr().out
     json.dumps(report)
+
+
+def test_benchmark_draws_from_lists(monkeypatch):
+    interpreter.use(monkeypatch)
+    gaussians = benchmark.scene(30, 40, 48)
+    batch = jax.tree.map(lambda x: x[None], gaussians)
+    name, draw, arguments = next(benchmark.tasks("triton", batch, (40, 48)))
+    assert name == "draw from lists"
+    expected = gi.rasterize(gaussians, (40, 48))
+    np.testing.assert_allclose(draw(*arguments)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "flags", [{"sizes": "48"}, {"sizes": "axb"}, {"batches": "0"}, {"repeats": 0}]
+)
+def test_benchmark_refuses_impossible_flags(flags):
+    with pytest.raises(ValueError, match=next(iter(flags))):
+        benchmark.Config(**flags)
 
 
 def test_benchmark_scene_is_a_picture():

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 import gi_jax as gi
-from experiments.benchmark import count_compilations
+from experiments.measure import count_compilations
 from gi_jax.fitting import presets
 from gi_jax.fitting.fit import checked_image
 from gi_jax.fitting.initialization import content, random

@@ -15,7 +15,7 @@ from gi_jax.rendering import triton_call, triton_rasterizer
 
 # The interpreter's time goes by the number of operations on blocks, not by their size:
 # larger blocks and fewer programs than a GPU would want.
-BLOCKS = {"_WARPS": 32, "_SIDE": 32, "_PROGRAMS": 0, "_MIN_STRIPS": 8}
+BLOCKS = {"_WARPS": 32, "SIDE": 32, "_PROGRAMS": 0, "_MIN_STRIPS": 8}
 
 
 def use(monkeypatch, **constants) -> None:
@@ -23,14 +23,15 @@ def use(monkeypatch, **constants) -> None:
 
     Args:
       monkeypatch: pytest's.
-      **constants: of `triton_rasterizer`, instead of `BLOCKS`.
+      **constants: of `triton_rasterizer`, instead of what it has or `BLOCKS` has.
     """
-    if jax.default_backend() == "gpu":
+    on_gpu = jax.default_backend() == "gpu"
+    for name, value in (constants if on_gpu else BLOCKS | constants).items():
+        monkeypatch.setattr(triton_rasterizer, name, value)
+    if on_gpu:
         return
     monkeypatch.setattr(triton_call, "why_unavailable", lambda: None)
     monkeypatch.setattr(triton_call, "_call", _call)
-    for name, value in (BLOCKS | constants).items():
-        monkeypatch.setattr(triton_rasterizer, name, value)
     monkeypatch.setattr(InterpretedFunction, "__call__", _call_device_function)
 
 

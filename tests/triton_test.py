@@ -42,7 +42,7 @@ BLOCKS = {
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_large_gaussians_are_cut_into_strips(monkeypatch, name):
-    interpreter.use(monkeypatch, **{"_SIDE": 8} | BLOCKS[name])
+    interpreter.use(monkeypatch, **{"SIDE": 8} | BLOCKS[name])
     # One size for each case, as programs that are compiled are kept by size.
     size = (50 + len(name), 60)
     gaussians = jax.tree.map(jnp.asarray, scene(0, 8, size, sigma=(2.0, 20.0)))
@@ -73,9 +73,9 @@ def test_lists_hold_every_pair_that_touches_once(monkeypatch):
     batch = [scene(seed, count, size, sigma=(0.4, 20.0)) for seed in range(2)]
     means, factor, colors = jax.tree.map(lambda *x: jnp.stack(x), *batch)
     grid = triton_rasterizer.Grid(*size, 400)
-    records = triton_rasterizer._records(means, factor, colors)
-    boxes = triton_rasterizer._boxes(grid, means, factor)
-    ids, offsets, total = triton_rasterizer._list_tiles(grid, 2, records, boxes)
+    records = triton_rasterizer.pack_records(means, factor, colors)
+    boxes = triton_rasterizer.find_boxes(grid, means, factor)
+    ids, offsets, total = triton_rasterizer.list_tiles(grid, 2, records, boxes)
     listed = []
     for tile in range(2 * grid.num_tiles):
         here = np.asarray(ids[offsets[tile] : offsets[tile + 1]])

@@ -35,7 +35,7 @@ _GROUP: Final = 3
 # Backward, a warp walks squares of this side, and strips of about so many pixels; a
 # launch has so many programs at least, so that few large Gaussians keep a GPU busy, and
 # at least so many of them for strips.
-_SIDE: Final = 8
+SIDE: Final = 8
 _STRIP_PIXELS: Final = 2048
 _PROGRAMS: Final = 1 << 15
 _MIN_STRIPS: Final = 1 << 11
@@ -157,13 +157,18 @@ def _fold_batches(function):
 def _forward(grid, means, factor, colors):
     """Returns the pictures, [B, H, W, C]."""
     pictures, _, channels = colors.shape
-    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
-    lists = _list_tiles(grid, pictures, records, boxes)
-    return _draw(grid, pictures, channels, records, lists)
+    records, boxes = (
+        pack_records(means, factor, colors),
+        find_boxes(grid, means, factor),
+    )
+    lists = list_tiles(grid, pictures, records, boxes)
+    return draw(grid, pictures, channels, records, lists)
 
 
-def _list_tiles(grid, pictures, records, boxes):
-    """Returns the Gaussians that touch each tile."""
+def list_tiles(
+    grid: Grid, pictures: int, records: jax.Array, boxes: jax.Array
+) -> Lists:
+    """Returns the Gaussians that touch each tile, of B pictures."""
     import triton_kernels as kernels
 
     count = boxes.shape[0]
@@ -197,7 +202,9 @@ def _list_tiles(grid, pictures, records, boxes):
     return Lists(ids, offsets, total)
 
 
-def _draw(grid, pictures, channels, records, lists):
+def draw(
+    grid: Grid, pictures: int, channels: int, records: jax.Array, lists: Lists
+) -> jax.Array:
     """Returns the pictures, [B, H, W, C], from tile lists."""
     import triton_kernels as kernels
 
@@ -236,13 +243,16 @@ def _backward(grid, means, factor, colors, cotangent):
 
     pictures, per_picture, channels = colors.shape
     count = pictures * per_picture
-    records, boxes = _records(means, factor, colors), _boxes(grid, means, factor)
+    records, boxes = (
+        pack_records(means, factor, colors),
+        find_boxes(grid, means, factor),
+    )
     groups = records.shape[0]
 
     strips = max(_PROGRAMS - count, _MIN_STRIPS)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     strip_rows = _STRIP_PIXELS // jnp.maximum(width, 1)
-    strip_rows = jnp.maximum(strip_rows // _SIDE, 1) * _SIDE
+    strip_rows = jnp.maximum(strip_rows // SIDE, 1) * SIDE
     strip_count = jnp.where(width > 0, jnp.maximum(height - 1, 0) // strip_rows, 0)
     first, total = _running_sum(strip_count)
     (moments,) = launch(
@@ -259,7 +269,7 @@ def _backward(grid, means, factor, colors, cotangent):
         CHANNELS=channels,
         CUT=_CUT,
         STEPS=count.bit_length(),
-        SIDE=_SIDE,
+        SIDE=SIDE,
     )
     (sums,) = launch(
         kernels.gather_strips_kernel,
@@ -285,7 +295,7 @@ def _backward(grid, means, factor, colors, cotangent):
     return d_means, d_factor, d_colors
 
 
-def _records(means, factor, colors):
+def pack_records(means: jax.Array, factor: jax.Array, colors: jax.Array) -> jax.Array:
     """Packs what the kernels read of each Gaussian, [channel groups, B·N, 8]."""
     channels = colors.shape[2]
     groups = -(-channels // _GROUP)
@@ -298,7 +308,7 @@ def _records(means, factor, colors):
     return jnp.concatenate([geometry, colors], axis=2)
 
 
-def _boxes(grid, means, factor):
+def find_boxes(grid: Grid, means: jax.Array, factor: jax.Array) -> jax.Array:
     """Returns the pixels x0, y0, x1, y1 that a Gaussian may reach, [B·N, 4] int32.
 
     The last ones are outside. Empty where a Gaussian is off the picture or not finite.

@@ -1,0 +1,91 @@
+"""Times a function on a device: after warm-up, synchronised, median of several runs."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class count_compilations:
+    """A context in which the programs that XLA compiles are counted."""
+
+    def __enter__(self) -> "count_compilations":
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def _listen(self, event: str, duration_secs: float, **details: Any) -> None:
+        self.count += "backend_compile" in event
+
+    def __exit__(self, *error: Any) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+def measure(
+    function: Callable, arguments: tuple, repeats: int, calls: int = 1
+) -> dict[str, Any]:
+    """Compiles and times a function.
+
+    Args:
+      function: of arrays.
+      arguments: its arguments.
+      repeats: runs.
+      calls: of the function in a run, one after the other in one program, so that
+        starting a program does not count where the function takes microseconds.
+
+    Returns:
+      Milliseconds per call (median and quartiles), seconds to compile, bytes of memory
+      beyond arguments and results, and compilations after the first run.
+    """
+    jitted = jax.jit(_repeated(function, calls) if calls > 1 else function)
+    start = time.perf_counter()
+    compiled = jitted.lower(*arguments).compile()
+    compile_seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+
+    def run():
+        jax.block_until_ready(jitted(*arguments))
+
+    run()
+    with count_compilations() as compilations:
+        times = time_runs(run, repeats, calls)
+    return times | {
+        "compile_seconds": compile_seconds,
+        "memory_bytes": memory.temp_size_in_bytes if memory else None,
+        "recompilations": compilations.count,
+    }
+
+
+def time_runs(run: Callable[[], Any], repeats: int, calls: int = 1) -> dict[str, Any]:
+    """Times a function of no arguments that returns when its work is done.
+
+    Returns:
+      Milliseconds per call: median and quartiles.
+    """
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start) / calls)
+    low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
+    return {"milliseconds": middle, "quartiles": [low, high]}
+
+
+def _repeated(function, calls):
+    """Calls a function several times; no call can be left out or moved out."""
+
+    def many(*arguments):
+        def call(results, _):
+            # The arguments of a call seem to depend on the results of the one before.
+            arguments_now, _ = jax.lax.optimization_barrier((arguments, results))
+            return function(*arguments_now), None
+
+        shapes = jax.eval_shape(function, *arguments)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(call, nothing, length=calls)[0]
+
+    return many

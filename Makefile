@@ -1,6 +1,8 @@
 # make demo   installs, compresses a photo and shows what came of it
 # make test   installs and runs the tests
 # make lint   installs and runs ruff and mypy
+# make gpu    on a machine with an NVIDIA GPU: installs, tests the Triton kernels on it,
+#             measures everything, writes results/gpu.json
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +10,7 @@ JOBS ?= 2
 
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint gpu install clean
 
 demo: install
 	$(VENV)/bin/python -m experiments.demo
@@ -21,6 +23,12 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+gpu: install
+	$(VENV)/bin/python -m pip install --quiet --editable '.[cuda,dev]'
+	$(VENV)/bin/python -c 'import jax; assert jax.default_backend() == "gpu", jax.devices()'
+	$(VENV)/bin/python -m pytest tests/rasterize_test.py tests/triton_test.py
+	$(VENV)/bin/python -m experiments.benchmark --output=results/gpu.json
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -29,6 +37,10 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	@# Tests lower programs for GPUs without one. That takes a small part of JAX's
+	@# plugin, not the drivers that it depends on; without it those tests are skipped.
+	-$(VENV)/bin/python -m pip install --quiet --no-deps \
+	  "jax-cuda13-plugin==$$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)')"
 	@touch $@
 
 clean:

@@ -190,7 +190,7 @@ def _drawing(gaussians, size):
     """Returns the kernel that draws, and what it draws from, lists included."""
     batch, count, channels = gaussians.colors.shape
     capacity = triton_rasterizer.default_capacity(count, size)
-    grid = triton_rasterizer.Grid(*size, capacity)
+    grid = triton_rasterizer.Grid(size[0], size[1], capacity)
     records = triton_rasterizer.pack_records(*gaussians)
     boxes = triton_rasterizer.find_boxes(grid, *gaussians[:2])
     lists = jax.jit(triton_rasterizer.list_tiles, static_argnums=(0, 1))

@@ -63,13 +63,17 @@ class Grid(NamedTuple):
         """Number of tiles."""
         return self.rows * self.columns
 
+    def total_capacity(self, pictures: int) -> int:
+        """Returns the entries of a batch; they are numbered by 31 bits."""
+        return min(pictures * self.capacity, 2**31 - 2 * _BLOCK)
+
 
 class Lists(NamedTuple):
     """Which Gaussians touch which tile, of all pictures of a batch."""
 
     ids: jax.Array  # [B · capacity] Gaussians, sorted by tile
     offsets: jax.Array  # [B · tiles + 1] where each tile's entries begin
-    total: jax.Array  # [1] number of entries; above B · capacity the rest is undefined
+    total: jax.Array  # [1] number of entries; above the capacity the rest is undefined
 
 
 def default_capacity(num_gaussians: int, image_size: tuple[int, int]) -> int:
@@ -172,7 +176,7 @@ def list_tiles(
     import triton_kernels as kernels
 
     count = boxes.shape[0]
-    capacity = pictures * grid.capacity
+    capacity = grid.total_capacity(pictures)
     first_tile = boxes[:, :2] // _TILE
     tiles = -(-boxes[:, 2:] // _TILE) - first_tile
     seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
@@ -229,7 +233,7 @@ def _sizes(grid, pictures, count):
     return {
         "GAUSSIANS": count,
         "PER_PICTURE": count // pictures,
-        "CAPACITY": pictures * grid.capacity,
+        "CAPACITY": grid.total_capacity(pictures),
         "TILES": grid.num_tiles,
         "COLUMNS": grid.columns,
         "TILE": _TILE,

@@ -65,7 +65,9 @@ class Table:
 
     def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
         """Counts a batch."""
-        np.add.at(self._counts, (contexts, symbols), 1)
+        shape = self._counts.shape
+        cells = contexts * shape[1] + symbols
+        self._counts += np.bincount(cells, minlength=self._counts.size).reshape(shape)
         self._frequencies = None
 
     def _expected(self) -> np.ndarray:

@@ -11,6 +11,7 @@ import optax
 from gi_jax.fitting.densification import Densification
 from gi_jax.fitting.losses import l2
 from gi_jax.fitting.optimizers import Coordinates, Tangent, own_frame, own_frame_adam
+from gi_jax.fitting.rate import RateTerm
 from gi_jax.gaussians import Gaussians
 from gi_jax.metrics import psnr, round_to_8_bits
 from gi_jax.rendering.rasterize import Implementation, rasterize
@@ -72,6 +73,7 @@ def make_fit_step(
     coordinates: Coordinates | None = None,
     densification: Densification | None = None,
     quantizer: "Quantizer | None" = None,
+    rate: RateTerm | None = None,
     implementation: Implementation | None = None,
 ) -> FitStep:
     """Builds a pure step `(state, target) -> (state, metrics)`.
@@ -114,10 +116,13 @@ def make_fit_step(
             key=key,
         )
 
-    def render_loss(gaussians, params, state, target, key):
+    def render_loss(gaussians, params, state, target, key, step):
         extra = jnp.zeros([], jnp.float32)
+        if rate is not None:
+            extra += rate(gaussians, step, target.shape)
         if quantizer is not None:
-            gaussians, state, extra = quantizer.apply(params, state, gaussians, key)
+            gaussians, state, aux = quantizer.apply(params, state, gaussians, key)
+            extra += aux
         picture = rasterize(gaussians, target.shape[:2], implementation=implementation)
         return loss(picture, target) + extra, (picture, state)
 
@@ -127,7 +132,14 @@ def make_fit_step(
         key, for_quantizer, for_growth = jax.random.split(state.key, 3)
         (value, (picture, quantizer_state)), gradients = jax.value_and_grad(
             render_loss, argnums=(0, 1), has_aux=True
-        )(state.gaussians, quantizing.params, quantizing.state, target, for_quantizer)
+        )(
+            state.gaussians,
+            quantizing.params,
+            quantizing.state,
+            target,
+            for_quantizer,
+            state.step,
+        )
 
         tangent = coordinates.pull_back(state.gaussians, gradients[0], size)
         update, optimizer_state = optimizer.update(

@@ -21,6 +21,12 @@ from gi_jax.coding.quantization import (
     per_field,
     uniform,
 )
+from gi_jax.coding.sensitivity import (
+    SensitivityParams,
+    Symbols,
+    dequantize,
+    sensitivity_matched,
+)
 from gi_jax.coding.vector_quantization import residual_vq
 from gi_jax.encoder import encode
 from gi_jax.fitting.densification import densify
@@ -67,6 +73,8 @@ __all__ = [
     "Quantizer",
     "Recipe",
     "RotationScale",
+    "SensitivityParams",
+    "Symbols",
     "Tangent",
     "adan",
     "area",
@@ -77,6 +85,7 @@ __all__ = [
     "covariance",
     "decode",
     "densify",
+    "dequantize",
     "encode",
     "file_info",
     "fine_tuning",
@@ -99,6 +108,7 @@ __all__ = [
     "residual_vq",
     "resize",
     "save_image",
+    "sensitivity_matched",
     "solve_colors",
     "ssim",
     "support",

@@ -21,8 +21,15 @@ from gi_jax.coding.quantization import (
     per_field,
     uniform,
 )
+from gi_jax.coding.sensitivity import sensitivity_matched
 from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
-from gi_jax.gaussians import Cholesky, RotationScale
+from gi_jax.gaussians import (
+    Cholesky,
+    RotationScale,
+    to_cholesky,
+    to_rotation_scale,
+)
+from tests.helpers import scene
 
 KEY = jax.random.key(0)
 
@@ -44,11 +51,20 @@ def _gaussians(parametrization: type, seed: int, n: int):
     return RotationScale(means, shape[:, :2], shape[:, 2], colors)
 
 
+def _fitted(seed: int, n: int):
+    # Aspects stay below 30, and off the singularity of the angle at 1.
+    gaussians = scene(seed, n, (40, 60))
+    means, log_scales, angles, colors = to_rotation_scale(gaussians)
+    log_scales = log_scales * jnp.float32([1.0, 0.7]) + jnp.float32([0.1, -0.1])
+    return to_cholesky(RotationScale(means, log_scales, angles, colors))
+
+
 class Case(NamedTuple):
     quantizer: Quantizer
     values: Callable[[int, int], Any]  # (seed, n) -> n values
     alphabet: Any  # symbols are in 0..alphabet - 1, for each leaf of the symbols
     idempotent: bool = True
+    lowest: Any = 0  # instead of 0, for each leaf of the symbols
 
 
 CASES = {
@@ -83,6 +99,13 @@ CASES = {
         ),
         partial(_gaussians, RotationScale),
         (65536, 64, 256),
+    ),
+    "sensitivity_matched": Case(
+        sensitivity_matched((40, 60), 0.1),
+        _fitted,
+        # Of colours, size, ring, angle and lattice: for classes up to 13.
+        (2**7, 12.5 * 2**6.5, 1.7 * 2**6.5, 47 * 2**6.5, 2**14),
+        lowest=(-(2**7), 0, 0, 0, -(2**14)),
     ),
 }
 
@@ -139,9 +162,10 @@ def test_symbols_are_int32_in_the_alphabet(case):
     params, state, values = _trained(case)
     symbols = jax.tree.leaves(jax.jit(case.quantizer.encode)(params, state, values))
     alphabets = np.broadcast_to(case.alphabet, len(symbols))
-    for leaf, alphabet in zip(symbols, alphabets):
-        assert leaf.dtype == jnp.int32 and leaf.shape[0] == N and leaf.ndim == 2
-        assert leaf.min() >= 0 and leaf.max() < alphabet
+    lowest = np.broadcast_to(case.lowest, len(symbols))
+    for leaf, low, alphabet in zip(symbols, lowest, alphabets):
+        assert leaf.dtype == jnp.int32 and leaf.shape[0] == N and leaf.ndim <= 2
+        assert leaf.min() >= low and leaf.max() < alphabet
 
 
 @all_cases

@@ -89,6 +89,7 @@ def make_fit_step(
       densification: births and moves; none by default.
       quantizer: makes the fit aware of quantization: the loss sees quantized Gaussians,
         and what the quantizer learns is learned along.
+      rate: a term to be added to the loss, such as `energy_rate`.
       implementation: of `rasterize`.
 
     Returns:

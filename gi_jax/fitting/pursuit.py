@@ -22,7 +22,7 @@ from gi_jax.rendering.rasterize import Implementation, rasterize
 
 # Bits that a Gaussian takes beyond `estimated_bits`, measured on files of 0.1 to 0.5
 # bits per pixel.
-_BASE_BITS: Final = 18.0
+_BASE_BITS: Final = 12.0
 
 # Gaussians are pruned where their energy is below this times D²: their colours would
 # round to 0.
@@ -158,8 +158,8 @@ def _joint_step(
     new: Cholesky, residual: jax.Array, implementation: Implementation | None
 ) -> Cholesky:
     """Scales the newborns' colours by what is best for all of them together."""
-    size = residual.shape[:2]
-    picture = rasterize(new, size, implementation=implementation)
+    height, width, _ = residual.shape
+    picture = rasterize(new, (height, width), implementation=implementation)
     energy = jnp.maximum(jnp.sum(picture**2), jnp.finfo(jnp.float32).tiny)
     length = jnp.clip(jnp.sum(picture * residual) / energy, 0, 1)
     return new._replace(colors=length * new.colors)
@@ -167,7 +167,7 @@ def _joint_step(
 
 def _candidates(level, bank, count, scale):
     """Returns the best shape at each peak of one level, and the peaks' pixels."""
-    height, width, channels = level.shape
+    _, width, channels = level.shape
     side = 2 * _RADIUS + 1
     # Peaks of the gain of a small round Gaussian.
     round_ = _round_weights()

@@ -27,6 +27,7 @@ TRADE_OFF: Final = 0.1
 
 # Bits of log2(1 + E / D²): half a bit for each of eight parameters.
 _BITS_PER_OCTAVE: Final = 4.0
+_AREA_SLOPE: Final = 1.0
 
 
 def estimated_bits(gaussians: Gaussians, step_size: float) -> jax.Array:
@@ -39,7 +40,7 @@ def estimated_bits(gaussians: Gaussians, step_size: float) -> jax.Array:
     size = area(gaussians)
     energy = jnp.sum(gaussians.colors**2, axis=1) * size
     resolution = jnp.log2(1 + energy / step_size**2)
-    return _BITS_PER_OCTAVE * resolution - jnp.log2(size / jnp.pi)
+    return _BITS_PER_OCTAVE * resolution - _AREA_SLOPE * jnp.log2(size / jnp.pi)
 
 
 def energy_rate(

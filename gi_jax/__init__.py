@@ -6,11 +6,11 @@ GaussianImage, arXiv:2403.08551. `import gi_jax as gi`.
 from gi_jax.coding.bitstream import BitstreamError
 from gi_jax.coding.codec import (
     decode,
-    file_info,
     paper_quantizer,
     read_gaussians,
     write_gaussians,
 )
+from gi_jax.coding.file_info import file_info
 from gi_jax.coding.quantization import (
     YCOCG,
     Quantizer,
@@ -21,12 +21,14 @@ from gi_jax.coding.quantization import (
     per_field,
     uniform,
 )
+from gi_jax.coding.rates import RateTables, rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import (
     SensitivityParams,
     Symbols,
     dequantize,
     sensitivity_matched,
 )
+from gi_jax.coding.sensitivity_codec import quantized_mean, write_symbols
 from gi_jax.coding.vector_quantization import residual_vq
 from gi_jax.encoder import encode
 from gi_jax.fitting.densification import densify
@@ -71,6 +73,7 @@ __all__ = [
     "Gaussians",
     "Metrics",
     "Quantizer",
+    "RateTables",
     "Recipe",
     "RotationScale",
     "SensitivityParams",
@@ -102,8 +105,10 @@ __all__ = [
     "parameters",
     "per_field",
     "psnr",
+    "quantized_mean",
     "random",
     "rasterize",
+    "rate_tables",
     "read_gaussians",
     "residual_vq",
     "resize",
@@ -112,9 +117,11 @@ __all__ = [
     "solve_colors",
     "ssim",
     "support",
+    "symbol_bits",
     "to_cholesky",
     "to_rotation_scale",
     "to_uint8",
     "uniform",
     "write_gaussians",
+    "write_symbols",
 ]

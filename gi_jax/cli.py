@@ -209,6 +209,10 @@ def _info(args: argparse.Namespace) -> int:
             f"{name:20}{size:>10}{bits.get(name, math.nan):>20.2f}"
             for name, size in sizes.items()
         ]
+        lines += [
+            f"  {name:18}{'':>10}{value:>20.2f}"
+            for name, value in record.get("symbol_bits", {}).items()
+        ]
         return "\n".join(lines)
 
     jobs = [_Job(path, path) for path in args.inputs]

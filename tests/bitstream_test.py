@@ -136,7 +136,7 @@ def test_random_bytes_raise_or_give_sections(noise, keep):
     assert sum(map(len, sections.values())) < len(data)
 
 
-@pytest.mark.parametrize("claim", [len(FILE) + 1, 2**24, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("claim", [8 * len(FILE) + 1, 2**24, 2**31, 2**32 - 1])
 def test_absurd_claims_allocate_nothing(claim):
     gaussians = with_checksum(FILE[:21] + struct.pack("<I", claim) + FILE[25:])
     section = with_checksum(FILE[:29] + struct.pack("<I", claim) + FILE[33:])

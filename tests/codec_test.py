@@ -26,12 +26,12 @@ from gi_jax.coding import bitstream, codec
 from gi_jax.coding.bitstream import BitstreamError
 from gi_jax.coding.codec import (
     decode,
-    file_info,
     paper_quantizer,
     read_gaussians,
     read_symbols,
     write_gaussians,
 )
+from gi_jax.coding.file_info import file_info
 from gi_jax.coding.positions import sorted_order
 from gi_jax.coding.quantization import Fields, UniformParams
 from gi_jax.coding.vector_quantization import ResidualVQState

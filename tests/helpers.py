@@ -8,6 +8,16 @@ import numpy as np
 import pytest
 import skimage.data
 
+from gi_jax.coding.exact_grids import (
+    energy_class,
+    lattice,
+    lattice_scale,
+    log_aspect,
+    log_size,
+    num_angles,
+)
+from gi_jax.coding.exact_tables import LOG_UNITS, MIN_LOG_SIZE, tables
+from gi_jax.coding.sensitivity import Symbols, nearest_points
 from gi_jax.gaussians import CUTOFF, Cholesky
 
 KODAK = Path(__file__).parents[2] / "shared" / "data" / "kodak"
@@ -50,6 +60,28 @@ def scene(
     factor = np.stack([l11, l21, s1 * s2 / l11], axis=1)
     colors = rng.normal(0.1, 0.5, (count, channels))
     return Cholesky(*(x.astype(dtype) for x in (means, factor, colors)))
+
+
+def random_symbols(
+    count: int, channels: int, image_size: tuple[int, int], seed: int = 0
+) -> Symbols:
+    """Returns symbols like those of a fitted picture, NumPy, none without colour."""
+    rng = np.random.default_rng(seed)
+    scale = 3 * rng.exponential(size=(count, 1)) * 0.6 ** np.arange(channels)
+    colors = np.round(scale * rng.normal(size=(count, channels))).astype(np.int32)
+    colors[:, 0] += ~colors.any(axis=1)
+    c = energy_class(colors)
+    limits = tables()
+    m = np.clip(rng.normal(1.2, 0.6, count), -1, 3) * LOG_UNITS - MIN_LOG_SIZE
+    size = (m / limits.log_steps[c]).astype(np.int32)
+    ring = (rng.beta(1.2, 2.0, count) * limits.num_rings[c]).astype(np.int32)
+    turns = num_angles(ring, c)
+    angle = (rng.uniform(size=count) * turns).astype(np.int32)
+    scale = lattice_scale(log_size(size, c), c)
+    cells = lattice(scale, log_aspect(ring, c), angle, turns, image_size)
+    means = rng.uniform(size=(count, 2)) * image_size[::-1]
+    points = nearest_points(cells, means.astype(np.float32), image_size)
+    return Symbols(colors, size, ring, angle, np.asarray(points))
 
 
 def on_the_cut(gaussians: Cholesky, image_size, width: float = 1e-3) -> np.ndarray:

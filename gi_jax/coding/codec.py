@@ -1,8 +1,11 @@
-"""The paper's codec with a real file: Gaussians to bytes, bytes to pictures.
+"""Files: Gaussians to bytes by the paper's codec, and bytes of any codec to pictures.
 
-Positions are halves, shapes have a learned step, colours are residual vector quantized
-(GaussianImage, arXiv:2403.08551, section 3.3); all symbols are then entropy coded, and
-the file holds everything that decoding needs. Its sections, little-endian:
+Codec 1 is the paper's, of this module; codec 2 is that of `sensitivity_codec.py`.
+
+In the paper's codec positions are halves, shapes have a learned step, colours are
+residual vector quantized (GaussianImage, arXiv:2403.08551, section 3.3), all symbols
+are entropy coded, and the file holds everything that decoding needs. Its sections are,
+little-endian:
 
     SIDE  u8 bits of a shape symbol, u16 entries of a codebook, u8 stages;
           float32 step[3], offset[3], codebooks[stages, entries, channels]
@@ -16,7 +19,6 @@ Gaussians stand in the order of their positions, the same in all sections.
 import functools
 import math
 import struct
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -36,6 +38,11 @@ from gi_jax.coding.quantization import (
     normalize,
     per_field,
     uniform,
+)
+from gi_jax.coding.sensitivity_codec import (
+    SENSITIVITY_CODEC,
+    complete_gaussians,
+    read_contents,
 )
 from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
 from gi_jax.gaussians import Cholesky, Gaussians, RotationScale
@@ -62,28 +69,10 @@ _SHAPE_COLUMNS: Final = 3  # of both parametrizations
 
 
 class DecodedGaussians(NamedTuple):
-    """What a file says."""
+    """What a file says: its picture is the sum of these Gaussians."""
 
     gaussians: Gaussians
     image_size: tuple[int, int]  # H, W of the fitted picture, pixels
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What a file consists of."""
-
-    version: int
-    parametrization: str
-    image_size: tuple[int, int]  # H, W of the fitted picture, pixels
-    channels: int
-    num_gaussians: int
-    shape_bits: int
-    codebook_size: int
-    num_stages: int
-    num_bytes: int  # of the file
-    bpp: float  # bits of the file per pixel of the fitted picture
-    section_bytes: dict[str, int]  # by tag, with its head; 'header' is all the rest
-    bits_per_gaussian: dict[str, float]  # of each section and in total; {} for N = 0
 
 
 class Contents(NamedTuple):
@@ -198,7 +187,7 @@ def write_gaussians(
 
 
 def read_symbols(data: bytes) -> Contents:
-    """Returns the symbols of a file and what decodes them.
+    """Returns the symbols of a file of the paper's codec and what decodes them.
 
     Args:
       data: a whole file; any bytes at all.
@@ -206,7 +195,11 @@ def read_symbols(data: bytes) -> Contents:
     Raises:
       BitstreamError: if it is not a file that `write_gaussians` could have written.
     """
-    header, sections = bitstream.unpack(data)
+    return read_paper(*bitstream.unpack(data))
+
+
+def read_paper(header: Header, sections: dict[bytes, bytes]) -> Contents:
+    """Returns what `read_symbols` does, from a file that is unpacked already."""
     if header.codec != PAPER_CODEC:
         raise BitstreamError(f"expected codec {PAPER_CODEC}, got {header.codec}")
     if header.parametrization not in PARAMETRIZATIONS:
@@ -240,51 +233,24 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
     """Returns the Gaussians of a file, exactly as the quantizer decodes them.
 
     Args:
-      data: a whole file; any bytes at all.
+      data: a whole file of any codec; any bytes at all.
 
     Raises:
-      BitstreamError: if it is not a file that `write_gaussians` could have written.
+      BitstreamError: if it is not a file that `write_gaussians` or `write_symbols`
+        could have written.
     """
-    header, _, quantizer, params, state, symbols = read_symbols(data)
-    gaussians = quantizer.decode(params, state, jax.tree.map(jnp.asarray, symbols))
+    header, sections = bitstream.unpack(data)
+    image_size = header.height, header.width
+    gaussians: Gaussians
+    if header.codec == SENSITIVITY_CODEC:
+        symbols, step, mean, _ = read_contents(header, sections)
+        gaussians = complete_gaussians(symbols, step, mean, image_size)
+    else:
+        _, _, quantizer, params, state, fields = read_paper(header, sections)
+        gaussians = quantizer.decode(params, state, jax.tree.map(jnp.asarray, fields))
     if not _all_finite(gaussians):
         raise BitstreamError("parameters that are not finite")
-    return DecodedGaussians(gaussians, (header.height, header.width))
-
-
-def file_info(data: bytes) -> FileInfo:
-    """Returns what a file consists of; it is read and checked, but not decoded.
-
-    Args:
-      data: a whole file; any bytes at all.
-
-    Raises:
-      BitstreamError: if it is not a file that `write_gaussians` could have written.
-    """
-    contents = read_symbols(data)
-    header, sections = contents.header, contents.sections
-    codebooks = contents.state.colors.codebooks
-    sizes = {
-        tag.decode(): bitstream.SECTION_HEAD_BYTES + len(payload)
-        for tag, payload in sections.items()
-    }
-    sizes = {"header": len(data) - sum(sizes.values())} | sizes
-    n = header.num_gaussians
-    totals = sizes | {"total": len(data)}
-    return FileInfo(
-        version=bitstream.VERSION,
-        parametrization=PARAMETRIZATIONS[header.parametrization].__name__,
-        image_size=(header.height, header.width),
-        channels=header.channels,
-        num_gaussians=n,
-        shape_bits=sections[b"SIDE"][0],
-        codebook_size=codebooks.shape[1],
-        num_stages=codebooks.shape[0],
-        num_bytes=len(data),
-        bpp=8 * len(data) / (header.height * header.width),
-        section_bytes=sizes,
-        bits_per_gaussian={k: 8 * v / n for k, v in totals.items()} if n else {},
-    )
+    return DecodedGaussians(gaussians, image_size)
 
 
 def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
@@ -298,7 +264,7 @@ def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
       [max(1, round(H·scale)), max(1, round(W·scale)), C] uint8.
 
     Raises:
-      BitstreamError: if it is not a file that `write_gaussians` could have written.
+      BitstreamError: if it is not a file, see `read_gaussians`.
       ValueError: if the scale is impossible or the picture would have more than
         `bitstream.MAX_PIXELS` pixels.
     """

@@ -62,6 +62,8 @@ from gi_jax.gaussians import (
     to_rotation_scale,
 )
 
+Array = Any  # jax.Array or np.ndarray
+
 # Entries of the colour transform have this many bits: times a colour of 13 bits they
 # are exact in float32.
 TRANSFORM_BITS: Final = 11
@@ -71,13 +73,13 @@ _ANGLE_BITS: Final = 12
 
 
 class Symbols(NamedTuple):
-    """Gaussians as integers, all int32; where all colours are 0, no Gaussian."""
+    """Gaussians as int32, JAX or NumPy; where all colours are 0, there is none."""
 
-    colors: jax.Array  # [N, C] k, any sign, |k| ≤ MAX_COLOR
-    size: jax.Array  # [N] index of m, from 0 on
-    ring: jax.Array  # [N] index of ρ, from 0 on
-    angle: jax.Array  # [N] 0 to num_angles(ring, class) - 1: θ = π angle / num_angles
-    lattice: jax.Array  # [N, 2] i, j of the point of the lattice, any sign
+    colors: Array  # [N, C] k, any sign, |k| ≤ MAX_COLOR
+    size: Array  # [N] index of m, from 0 on
+    ring: Array  # [N] index of ρ, from 0 on
+    angle: Array  # [N] 0 to num_angles(ring, class) - 1: θ = π angle / num_angles
+    lattice: Array  # [N, 2] i, j of the point of the lattice, any sign
 
 
 class SensitivityParams(NamedTuple):

@@ -8,12 +8,12 @@ several newborns that overlap would take over the same residual.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from gi_jax.fitting.densification import Densification
 from gi_jax.fitting.rate import TRADE_OFF, estimated_bits
@@ -52,11 +52,11 @@ class _Bank(NamedTuple):
 
 
 def pursue(
-    events: Sequence[int],
+    events: ArrayLike,
     *,
-    step_size: float,
+    step_size: ArrayLike,
     most: int,
-    prune_from: int = 0,
+    prune_from: ArrayLike = 0,
     trade_off: float = TRADE_OFF,
     implementation: Implementation | None = None,
 ) -> Densification:
@@ -66,7 +66,8 @@ def pursue(
     what is left of the capacity, those candidates are born that are worth their bits.
 
     Args:
-      events: steps after which this happens, counted from 1.
+      events: [events] steps after which this happens, counted from 1; may be traced,
+        as may `step_size` and `prune_from`.
       step_size: D, see `energy_rate`.
       most: of births at an event, static.
       prune_from: the first step after which Gaussians are pruned.
@@ -76,7 +77,7 @@ def pursue(
     Returns:
       The densification.
     """
-    at = jnp.array(events, jnp.int32)
+    at = jnp.asarray(events, jnp.int32)
 
     def apply(key, step, gaussians, num_born, residual):
         del key
@@ -111,7 +112,7 @@ def pursue(
 
 
 def newborns(
-    residual: jax.Array, count: int, step_size: float, trade_off: float = TRADE_OFF
+    residual: jax.Array, count: int, step_size: ArrayLike, trade_off: float = TRADE_OFF
 ) -> tuple[Cholesky, jax.Array]:
     """Returns the Gaussians of the bank that are worth most, apart from each other.
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gi_jax.gaussians import Gaussians, area
 
@@ -27,10 +28,9 @@ TRADE_OFF: Final = 0.1
 
 # Bits of log2(1 + E / D²): half a bit for each of eight parameters.
 _BITS_PER_OCTAVE: Final = 4.0
-_AREA_SLOPE: Final = 1.0
 
 
-def estimated_bits(gaussians: Gaussians, step_size: float) -> jax.Array:
+def estimated_bits(gaussians: Gaussians, step_size: ArrayLike) -> jax.Array:
     """Returns the estimated bits of each Gaussian, but for a constant, [N].
 
     Args:
@@ -40,11 +40,11 @@ def estimated_bits(gaussians: Gaussians, step_size: float) -> jax.Array:
     size = area(gaussians)
     energy = jnp.sum(gaussians.colors**2, axis=1) * size
     resolution = jnp.log2(1 + energy / step_size**2)
-    return _BITS_PER_OCTAVE * resolution - _AREA_SLOPE * jnp.log2(size / jnp.pi)
+    return _BITS_PER_OCTAVE * resolution - jnp.log2(size / jnp.pi)
 
 
 def energy_rate(
-    step_size: float, *, trade_off: float = TRADE_OFF, ramp_steps: int = 0
+    step_size: ArrayLike, *, trade_off: float = TRADE_OFF, ramp_steps: ArrayLike = 0
 ) -> RateTerm:
     """The rate term λ R of a loss that is a mean squared error.
 
@@ -53,7 +53,7 @@ def energy_rate(
     pruned.
 
     Args:
-      step_size: D.
+      step_size: D; may be traced, as may `ramp_steps`.
       trade_off: λ / D².
       ramp_steps: λ grows linearly over so many steps; Gaussians are worth little before
         they have found their place.
@@ -63,7 +63,7 @@ def energy_rate(
     """
 
     def term(gaussians, step, image_shape):
-        ramp = jnp.minimum(1, (step + 1) / max(ramp_steps, 1)).astype(jnp.float32)
+        ramp = jnp.minimum(1.0, (step + 1) / jnp.maximum(ramp_steps, 1))
         weight = trade_off * step_size**2 / (image_shape[0] * image_shape[1])
         bits = jnp.sum(estimated_bits(gaussians, step_size))
         return weight / image_shape[2] * ramp * bits

@@ -14,7 +14,7 @@ import numpy as np
 from gi_jax.fitting.densification import unborn
 from gi_jax.fitting.fit_step import FitState, FitStep, make_fit_step
 from gi_jax.fitting.initialization import content
-from gi_jax.fitting.optimizers import Tangent, own_frame_adam
+from gi_jax.fitting.optimizers import Tangent, own_frame, own_frame_adam
 from gi_jax.fitting.pursuit import pursue
 from gi_jax.fitting.rate import energy_rate
 from gi_jax.gaussians import Cholesky
@@ -33,6 +33,9 @@ _MEANS_RATE: Final = 0.16
 _SHAPE_RATE: Final = 0.13
 _COLOR_RATE: Final = 0.03
 _COLOR_SHARE: Final = 40.0
+
+# Bound of √trace Σ, pixels.
+_MAX_SPREAD: Final = 200.0
 
 # Share of the capacity that the first fit starts with, and that one event may add.
 _FIRST_SHARE: Final = 0.05
@@ -147,6 +150,7 @@ def _make_step(
         optimizer=own_frame_adam(
             rates, lambda count: jnp.asarray(schedule.rates)[count], **_DECAYS
         ),
+        coordinates=own_frame(max_spread=_MAX_SPREAD),
         densification=pursue(
             schedule.events,
             step_size=step_size,

@@ -28,8 +28,8 @@ from gi_jax.coding.sensitivity import Symbols
 from gi_jax.coding.symbol_coding import coding_order, decode_symbols, encode_symbols
 from gi_jax.coding.symbol_models import (
     NUM_GROUPS,
-    NUM_RING_TOKENS,
     NUM_TOKENS,
+    RING_TOKENS,
     angle_bin,
     angle_range,
     group_of,
@@ -101,17 +101,18 @@ def test_alike_gaussians_are_learned_and_keep_a_bit_each():
 
 
 def test_rates_are_those_of_the_file():
-    symbols = random_symbols(3000, 3, SIZE)
+    size = (300, 400)
+    symbols = random_symbols(3000, 3, size)
     dead = Symbols(*(np.concatenate([x, 0 * x[:7]]) for x in symbols))
-    rates = rate_tables(dead, SIZE)
-    bits = symbol_bits(rates, dead, SIZE)
+    rates = rate_tables(dead, size)
+    bits = symbol_bits(rates, dead, size)
     assert (bits[-7:] == 0).all() and (bits[:-7] > 0).all()
-    payload, _ = encode_symbols(symbols, SIZE)
+    payload, _ = encode_symbols(symbols, size)
     # Places are priced at the margin; the file pays for learning.
     total = bits.sum() + 3000 * math.log2(math.e)
-    assert 0.92 * 8 * len(payload) < total < 8 * len(payload)
+    assert total == pytest.approx(8 * len(payload), rel=0.04)
     jitted = jax.jit(symbol_bits, static_argnums=2)
-    actual = jitted(rates, jax.tree.map(jnp.asarray, dead), SIZE)
+    actual = jitted(rates, jax.tree.map(jnp.asarray, dead), size)
     np.testing.assert_allclose(actual, bits, rtol=1e-5)
 
 
@@ -132,8 +133,10 @@ def test_tokens_and_ranges_divide_everything():
         assert (((angles - start) % n) < count).all()
         np.testing.assert_array_equal(count, np.bincount(bins, minlength=8)[bins])
     c = np.arange(MAX_CLASS + 1, dtype=np.int32)
-    _, low_bits = ring_context(c)
-    assert (((tables().num_rings[c] - 1) >> low_bits) < NUM_RING_TOKENS).all()
+    context, low_bits = ring_context(c)
+    most = (tables().num_rings[c] - 1) >> low_bits
+    for k, tokens in enumerate(RING_TOKENS):
+        assert most[context == k].max() == tokens - 1
     first, count = size_ranges()
     for c in (0, 7, MAX_CLASS):
         sizes = np.arange(tables().num_sizes[c], dtype=np.int32)
@@ -150,7 +153,7 @@ def test_tiles_are_some_cells_wide():
         cells = 256 * 2.0 ** (scales / 8)
         side = 2 ** tile_shift(group)
         if side > 4:
-            assert (side / cells > 1.4).all() and (side / cells < 5.7).all()
+            assert (side / cells > 2.9).all() and (side / cells < 11).all()
 
 
 def test_batches_cover_everything_and_grow():
@@ -171,7 +174,9 @@ def test_neighbouring_contexts_learn_from_each_other():
     assert (alone.frequencies[1] == 32).all()
     assert share[2, 3] > 0.95
     assert share[1, 3] == share[3, 3] > share[4, 3] > share[5, 3] == 0.25
-    assert (together.frequencies > 0).all()
+    impossible = Table(np.array([[32, 32, 0]] * 2), neighbours=True)
+    impossible.update(np.array([0, 1]), np.array([1, 1]))
+    assert (impossible.frequencies[:, 2] == 1).all()
 
 
 # --- sets of tiles

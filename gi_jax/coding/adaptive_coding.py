@@ -25,8 +25,8 @@ INCREMENT: Final = 32
 
 # With neighbours: the shares of contexts next to one and next but one, and the weight
 # of all around a context, in symbols.
-NEIGHBOURS: Final = ((3, 10), (1, 10))
-SHARED: Final = 32
+NEIGHBOURS: Final = ((1, 2), (1, 4))
+SHARED: Final = 64
 
 # A batch has this many symbols, and in addition a share of those before it.
 FIRST_BATCH: Final = 16
@@ -50,7 +50,7 @@ class Table:
     """
 
     def __init__(self, prior: np.ndarray, *, neighbours: bool = False):
-        """Starts from a prior, [contexts, alphabet] integers above 0."""
+        """Starts from a prior, [contexts, alphabet] integers; 0 for the impossible."""
         self._prior = np.array(prior, np.int64)
         self._counts = np.zeros_like(self._prior)
         self._neighbours = neighbours
@@ -65,17 +65,20 @@ class Table:
 
     def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
         """Counts a batch."""
-        np.add.at(self._counts, (contexts, symbols), 1)
+        shape = self._counts.shape
+        cells = contexts * shape[1] + symbols
+        self._counts += np.bincount(cells, minlength=self._counts.size).reshape(shape)
         self._frequencies = None
 
     def _expected(self) -> np.ndarray:
         if not self._neighbours:
-            return self._prior
+            return np.maximum(self._prior, 1)
         seen = INCREMENT * self._counts
         around = self._prior + seen
         for distance, (up, down) in enumerate(NEIGHBOURS, 1):
             around[distance:] += seen[:-distance] * up // down
             around[:-distance] += seen[distance:] * up // down
+        around[self._prior == 0] = 0
         totals = around.sum(axis=1, keepdims=True)
         return SHARED * INCREMENT * around // totals + 1
 

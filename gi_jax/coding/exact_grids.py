@@ -4,7 +4,7 @@ Everything takes NumPy or JAX arrays of int32 and gives arrays of the same kind,
 equal bits. Nothing here overflows int32 for symbols that are within their ranges.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from gi_jax.coding.exact_tables import (
 
 Array = Any  # np.ndarray or jax.Array, int32
 
-# Centres lie at most this far outside of the picture, in PIXEL_UNITS: 8 pixels.
-MARGIN = 8 * PIXEL_UNITS
+# Centres lie at most this far outside of the picture, in PIXEL_UNITS: 4 pixels.
+MARGIN: Final = 4 * PIXEL_UNITS
 
 
 class Lattice(NamedTuple):

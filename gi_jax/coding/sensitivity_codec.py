@@ -192,5 +192,5 @@ def _find_problem(symbols: Symbols, image_size: tuple[int, int]) -> str | None:
     where = lattice_points(cells, points.astype(np.int64))
     limit = np.array(image_size[::-1]) * PIXEL_UNITS + MARGIN
     if not ((where >= -MARGIN) & (where <= limit)).all():
-        return "lattice: a point is further than 8 pixels from the picture"
+        return "lattice: a point is further than 4 pixels from the picture"
     return None

@@ -52,33 +52,46 @@ AFTER_GREY: Final = (3, 12)  # and by |k₀|
 
 # Rings of finer classes than this are divided into upper and lower bits.
 PLAIN_CLASS: Final = 6
-NUM_RING_CONTEXTS: Final = PLAIN_CLASS + 2
-NUM_RING_TOKENS: Final = 14
+RING_TOKENS: Final = (3, 3, 4, 5, 7, 10, 14, 10)  # of each context
+NUM_RING_TOKENS: Final = max(RING_TOKENS)
 
 ANGLE_BINS: Final = 8
 MIN_BINNED_ANGLES: Final = 12  # rings of fewer angles are uniform
 LARGE_ASPECT: Final = LOG_UNITS * 2 // 5  # ρ = 0.4
 
 
+# Priors: at first, magnitude k + 1 is as probable as k times this many twentieths. By
+# context, as in pictures in general; of |k₀|, of |k₁|, of the others by AFTER_PREVIOUS.
+DECAY_UNITS: Final = 20
+FIRST_DECAY: Final = 16
+SECOND_DECAYS: Final = (15, 12, 5, 6, 9, 12, 14, 16)
+OTHER_DECAYS: Final = (1, 8, 11, 14, 17)
+PRIOR: Final = 16  # symbols that a prior is worth
+
+
 class SymbolModel:
     """What is learned of the symbols of a picture."""
 
     def __init__(self, channels: int):
-        """Starts from priors: small numbers are more probable."""
-        counts = [NUM_GROUPS, len(AFTER_FIRST) + 1]
-        others = (len(AFTER_PREVIOUS) + 1) * (len(AFTER_GREY) + 1)
-        counts += [others] * max(0, channels - 2)
-        self.colors = [_geometric(n, NUM_TOKENS) for n in counts[:channels]]
+        """Starts from priors: small colours are more probable."""
+        decays: list[tuple[int, ...]] = [(FIRST_DECAY,) * NUM_GROUPS, SECOND_DECAYS]
+        others = tuple(d for d in OTHER_DECAYS for _ in range(len(AFTER_GREY) + 1))
+        decays += [others] * max(0, channels - 2)
+        self.colors = [_colors(rows) for rows in decays[:channels]]
         self.signs = Table(np.full((9 * channels, 2), 2 * INCREMENT))
-        self.rings = _geometric(NUM_RING_CONTEXTS, NUM_RING_TOKENS)
+        prior = PRIOR * INCREMENT // NUM_RING_TOKENS
+        possible = np.arange(NUM_RING_TOKENS) < np.array(RING_TOKENS)[:, None]
+        self.rings = Table(np.where(possible, prior, 0), neighbours=True)
         self.angles = Table(np.full((2, ANGLE_BINS), 4 * INCREMENT))
 
 
-def _geometric(contexts: int, alphabet: int) -> Table:
-    """Returns a table whose prior is worth four symbols, and falls by a fifth each."""
-    powers = [4**k * 5 ** (alphabet - k) for k in range(alphabet)]
-    prior = [4 * INCREMENT * p // sum(powers) + 1 for p in powers]
-    return Table(np.tile(np.array(prior), (contexts, 1)), neighbours=True)
+def _colors(decays: tuple[int, ...]) -> Table:
+    """Returns a table whose prior falls geometrically with the token."""
+    rows = []
+    for decay in decays:
+        powers = [decay**k * DECAY_UNITS ** (NUM_TOKENS - k) for k in range(NUM_TOKENS)]
+        rows.append([PRIOR * INCREMENT * p // sum(powers) + 1 for p in powers])
+    return Table(np.array(rows), neighbours=True)
 
 
 def group_of(scale: Array) -> Array:
@@ -87,10 +100,10 @@ def group_of(scale: Array) -> Array:
 
 
 def tile_shift(group: int) -> int:
-    """Returns the log₂ of the side of a group's tiles, PIXEL_UNITS: 2 to 4 cells."""
+    """Returns the log₂ of the side of a group's tiles, PIXEL_UNITS: 4 to 8 cells."""
     middle = 2 * GROUP_SCALES * (group + MIN_GROUP) + GROUP_SCALES - 1
     octaves = -(-middle // (2 * LATTICE_SCALES))
-    return max(2, octaves + 1 + PIXEL_UNITS.bit_length() - 1)
+    return max(2, octaves + 2 + PIXEL_UNITS.bit_length() - 1)
 
 
 @cache

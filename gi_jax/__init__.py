@@ -50,6 +50,7 @@ from gi_jax.gaussians import (
     Gaussians,
     RotationScale,
     area,
+    blurred,
     canonical,
     conic,
     covariance,
@@ -60,6 +61,7 @@ from gi_jax.gaussians import (
 )
 from gi_jax.images import load_image, save_image, to_uint8
 from gi_jax.metrics import ms_ssim, psnr, ssim
+from gi_jax.paper_encoder import encode_paper
 from gi_jax.rendering.rasterize import rasterize
 
 __all__ = [
@@ -82,6 +84,7 @@ __all__ = [
     "Tangent",
     "adan",
     "area",
+    "blurred",
     "canonical",
     "chain",
     "conic",
@@ -91,6 +94,7 @@ __all__ = [
     "densify",
     "dequantize",
     "encode",
+    "encode_paper",
     "file_info",
     "fine_tuning",
     "fit",

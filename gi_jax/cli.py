@@ -31,12 +31,14 @@ Pictures as sums of 2D Gaussians: small files that decode at any size.
 """
 
 _ENCODE: Final = """\
-Fits Gaussians to each picture and writes them as a .gi file. Prints its bytes, bits per
-pixel (bpp), and how alike the decoded picture is (PSNR in dB, MS-SSIM).
+Compresses each picture to a .gi file. Prints its bytes, bits per pixel (bpp), and how
+alike the decoded picture is (PSNR in dB, MS-SSIM).
 
-  gi encode photo.png -o small.gi --num_gaussians=2000   a smaller file
-  gi encode photo.png -o fine.gi --steps=2000            a better one, slower
+  gi encode photo.png -o photo.gi --quality=40
+  gi encode photo.png -o photo.gi --target_bpp=0.3       or --target_bytes, --target_psnr
+  gi encode photo.png -o photo.gi --effort=9             a smaller file, slower
   gi encode photos/ -o encoded/                          all pictures of a folder
+  gi encode photo.png --codec=paper --num_gaussians=10000
 """
 
 _DECODE: Final = """\
@@ -120,18 +122,62 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             add("-o", "--output", metavar="OUT", help=place + default)
             add("--force", action="store_true", help="replace files that exist")
 
-    add = encode.add_argument
-    help = "more: a better picture, a larger file; default: by the size of the picture"
-    add("--num_gaussians", metavar="N", type=_at_least(1), help=help)
-    help = "of the fit; more: a better picture, slower (default: %(default)s)"
-    add("--steps", metavar="T", type=_at_least(1), default=500, help=help)
-    help = "of the fit: ours, or the paper's, which needs a hundred times the steps"
-    add("--preset", choices=("fast", "paper"), default="fast", help=help)
-    help = "of everything random (default: %(default)s)"
-    add("--seed", metavar="S", type=_at_least(0), default=0, help=help)
+    _add_encoding_flags(encode)
     help = "enlarges width and height (default: %(default)s)"
     decode.add_argument("--scale", metavar="S", type=_scale, default=1.0, help=help)
     return parser.parse_args(argv[1:])
+
+
+def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
+    aims = encode.add_mutually_exclusive_group()
+    help = "1, the smallest files, to 100 (default: 50)"
+    aims.add_argument("--quality", metavar="Q", type=_at_least(1), help=help)
+    help = "the largest file, in bytes"
+    aims.add_argument("--target_bytes", metavar="B", type=_at_least(1), help=help)
+    help = "the largest file, in bits per pixel"
+    aims.add_argument("--target_bpp", metavar="R", type=_scale, help=help)
+    help = "the least PSNR of the decoded picture, dB"
+    aims.add_argument("--target_psnr", metavar="P", type=_scale, help=help)
+    add = encode.add_argument
+    help = "1, the fastest, to 9, the smallest files (default: 5)"
+    add("--effort", metavar="E", type=_at_least(1), help=help)
+    help = "of everything random (default: %(default)s)"
+    add("--seed", metavar="S", type=_at_least(0), default=0, help=help)
+    help = "ours, or the one of GaussianImage, which the flags after this are for"
+    add("--codec", choices=("gaussians", "paper"), default="gaussians", help=help)
+    help = "default: by the size of the picture"
+    add("--num_gaussians", metavar="N", type=_at_least(1), help=help)
+    help = "of the fit (default: 500)"
+    add("--steps", metavar="T", type=_at_least(1), help=help)
+    help = "of the fit: ours, or the paper's, which needs a hundred times the steps"
+    add("--preset", choices=("fast", "paper"), help=help)
+    help = "whether order is saved by sorting or by bits-back coding"
+    add("--order", choices=("sorted", "bits_back"), help=help)
+
+
+# Flags of `gi encode` that only one of the codecs takes.
+_FLAGS_OF: Final = {
+    "gaussians": ("quality", "target_bytes", "target_bpp", "target_psnr", "effort"),
+    "paper": ("num_gaussians", "steps", "preset", "order"),
+}
+
+
+def _encoding_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of the codec's encoder that the command line gives."""
+    given = {
+        codec: {
+            name: getattr(args, name)
+            for name in names
+            if getattr(args, name) is not None
+        }
+        for codec, names in _FLAGS_OF.items()
+    }
+    settings = given.pop(args.codec)
+    for codec, others in given.items():
+        if others:
+            names = ", ".join(f"--{name}" for name in others)
+            raise _UsageError(f"{names}: only with --codec={codec}")
+    return settings
 
 
 def _encode(args: argparse.Namespace) -> int:
@@ -139,18 +185,13 @@ def _encode(args: argparse.Namespace) -> int:
     from gi_jax import images, metrics
 
     progress = sys.stderr.isatty() and not args.json
+    settings = _encoding_settings(args)
+    to_bytes = gi.encode if args.codec == "gaussians" else gi.encode_paper
 
     def encode(job: _Job) -> dict[str, Any]:
         start = time.perf_counter()
         image = images.load_image(job.source)
-        data = gi.encode(
-            image,
-            num_gaussians=args.num_gaussians,
-            steps=args.steps,
-            preset=args.preset,
-            seed=args.seed,
-            progress=progress,
-        )
+        data = to_bytes(image, **settings, seed=args.seed, progress=progress)
         seconds = time.perf_counter() - start
         decoded = gi.decode(data) / image.dtype.type(255)
         images.atomic_write(job.output, data, replace=args.force)

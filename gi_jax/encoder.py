@@ -1,104 +1,265 @@
-"""`encode`: from a picture to the bytes of a file."""
+"""`encode`: from a picture to the smallest file of a quality, or the best of a size."""
 
 import math
-from typing import Final
+import sys
+from typing import Final, NamedTuple
 
+import numpy as np
 from jax.typing import ArrayLike
+from tqdm import tqdm
 
 from gi_jax.coding.bitstream import Header, find_problem
-from gi_jax.coding.codec import paper_quantizer, write_gaussians
-from gi_jax.coding.paper_symbols import PAPER_CODEC
-from gi_jax.fitting.fit import check_count, checked_image, fit
-from gi_jax.fitting.presets import Preset, fine_tuning
-from gi_jax.gaussians import canonical
+from gi_jax.coding.codec import decode
+from gi_jax.coding.sensitivity import Symbols
+from gi_jax.coding.sensitivity_codec import SENSITIVITY_CODEC, write_symbols
+from gi_jax.fitting.fit import checked_image
 from gi_jax.rendering.rasterize import Implementation
+from gi_jax.symbol_search import EFFORTS, Effort, Search
 
-# Pixels per Gaussian where no number is asked for, as 10,000 on 768×512.
-_PIXELS_PER_GAUSSIAN: Final = 40
+# Steps D, in colour · pixels, of the qualities 1 and 100; between them a geometric row.
+_COARSEST: Final = 1.5
+_FINEST: Final = 0.03
+
+# A target may ask for steps up to here. Coarser ones leave the mean colour alone.
+_MIN_STEP: Final = 2.0**-9
+_MAX_STEP: Final = 2.0**5
+
+# Where the search for a target starts, for a picture of usual detail.
+_USUAL_BPP_STEPS: Final = 0.1  # bits per pixel times D
+_USUAL_PSNR: Final = 31.0  # dB at D = 0.3
+
+# How the logarithm of the size, and PSNR in dB, usually fall with the logarithm of D.
+_SIZE_SLOPE: Final = -1.25
+_PSNR_SLOPE: Final = -6.0
+
+# A file is near enough to its target: bytes (relative) below, dB above.
+_NEAR: Final = {"bytes": 0.01, "psnr": 0.05}
+_MAX_TRIALS: Final = 8
+
+# Where D changes, Gaussians are refined for so many steps, and more the more it does.
+_TRIAL_STEPS: Final = 15
+_TRIAL_STEPS_PER_OCTAVE: Final = 60
+_TRIAL_SWEEPS: Final = 3
+
+
+class _Goal(NamedTuple):
+    """What the file is to reach."""
+
+    kind: str  # 'bytes', at most, or 'psnr', at least
+    value: float
+    text: str  # as it was asked for
 
 
 def encode(
     image: ArrayLike,
     *,
-    num_gaussians: int | None = None,
-    steps: int = 500,
-    fine_tuning_steps: int | None = None,
-    preset: Preset = "fast",
+    quality: int | None = None,
+    step: float | None = None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    target_psnr: float | None = None,
+    effort: int = 5,
     seed: int = 0,
-    shape_bits: int = 7,
-    codebook_size: int = 32,
-    num_stages: int = 2,
     implementation: Implementation | None = None,
     progress: bool = True,
 ) -> bytes:
-    """Compresses a picture: fit, quantization-aware fine-tuning, entropy coding.
+    """Compresses a picture by minimizing |error|² + λ bits.
 
-    The defaults of `shape_bits` and `codebook_size` are better at equal rate than the
-    paper's 6 and 8, which the short fine-tuning cannot make up for.
+    One of `quality`, `step` and the targets says where between size and quality; by
+    default it is quality=50.
 
     Args:
       image: [H, W, C] or [H, W]; floats in 0..1, uint8 or uint16; 1 to 16 channels.
-      num_gaussians: N; by default one for each 40 pixels.
-      steps: of the fit, see `fit`.
-      fine_tuning_steps: with quantization in the loop; by default half of `steps`.
-      preset: of the fit.
+      quality: 1, the smallest files, to 100.
+      step: the quantization step D itself, in colour · pixels; photos take 0.1 to 1
+        bits per pixel at steps of about 1 to 0.1.
+      target_bytes: the largest file, at most.
+      target_bpp: the same in bits per pixel.
+      target_psnr: of the decoded 8-bit picture, dB, at least.
+      effort: 1, the fastest, to 9, the smallest files.
       seed: of everything random.
-      shape_bits: of each shape parameter, 1 to 8.
-      codebook_size: entries of each colour codebook, 1 to 256.
-      num_stages: colour codebooks that add up, 1 to 8.
       implementation: of `rasterize`.
-      progress: shows bars on standard error.
+      progress: shows a bar with PSNR and remaining time on standard error.
 
     Returns:
       The file. `decode` needs nothing else.
 
     Raises:
-      ValueError: on an image or a number that is not as described.
-
-    Reference:
-      GaussianImage, arXiv:2403.08551, section 3.3.
+      ValueError: on an image or a number that is not as described, or a target that
+        cannot be met.
     """
     pixels = checked_image(image)
     height, width, channels = pixels.shape
-    if num_gaussians is None:
-        num_gaussians = math.ceil(height * width / _PIXELS_PER_GAUSSIAN)
-    if fine_tuning_steps is None:
-        fine_tuning_steps = steps // 2
-    quantizer = paper_quantizer(
-        (height, width),
-        shape_bits=shape_bits,
-        codebook_size=codebook_size,
-        num_stages=num_stages,
-    )
-    # Before the work, not after it.
-    header = Header(PAPER_CODEC, 1, width, height, channels, num_gaussians)
-    if problem := find_problem(header):
+    if effort not in EFFORTS:
+        raise ValueError(f"effort: expected 1 to 9, got {effort!r}")
+    if problem := find_problem(
+        Header(SENSITIVITY_CODEC, 2, width, height, channels, 0)
+    ):
         raise ValueError(problem)
-    check_count("fine_tuning_steps", fine_tuning_steps, least=0)
-    fitted = fit(
-        pixels,
-        num_gaussians,
-        steps,
-        preset=preset,
-        seed=seed,
-        implementation=implementation,
-        progress=progress,
+    goal, first_step = _choose_goal(
+        (height, width), quality, step, target_bytes, target_bpp, target_psnr
     )
-    tuned = fit(
-        pixels,
-        initial=canonical(fitted.gaussians),
-        steps=fine_tuning_steps,
-        recipe=fine_tuning(fine_tuning_steps),
-        seed=seed,
-        quantizer=quantizer,
-        implementation=implementation,
-        progress=progress,
-    )
-    assert tuned.quantizer is not None
-    return write_gaussians(
-        tuned.gaussians,
-        tuned.quantizer.params,
-        tuned.quantizer.state,
-        (height, width),
-        shape_bits=shape_bits,
-    )
+    plan = EFFORTS[effort]
+    with tqdm(
+        total=plan.work,
+        desc="encode",
+        unit="step",
+        file=sys.stderr,
+        disable=not progress,
+    ) as bar:
+
+        def report(work, psnr):
+            bar.set_postfix_str(f"{psnr:.2f} dB", refresh=False)
+            bar.total = max(bar.total, bar.n + work)
+            bar.update(work)
+
+        search = Search(pixels, seed=seed, implementation=implementation, report=report)
+        if goal is None:
+            symbols = _at_step(search, first_step, plan)
+            return _write(search, symbols, first_step)
+        return _to_goal(search, pixels, goal, first_step, plan)
+
+
+def _choose_goal(image_size, quality, step, target_bytes, target_bpp, target_psnr):
+    """Returns the goal, or None where D is given, and the first D."""
+    given = {
+        "quality": quality,
+        "step": step,
+        "target_bytes": target_bytes,
+        "target_bpp": target_bpp,
+        "target_psnr": target_psnr,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        raise ValueError(f"expected one of {[*given]}, got all of them")
+    ((name, value),) = given.items() or {"quality": 50}.items()
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    if name == "quality":
+        if not 1 <= value <= 100:
+            raise ValueError(f"quality: expected 1 to 100, got {value}")
+        ratio = (_FINEST / _COARSEST) ** ((value - 1) / 99)
+        return None, _COARSEST * ratio
+    if name == "step":
+        return None, value
+    text = f"{name}={value}"
+    if name == "target_psnr":
+        first = 0.3 * math.exp((value - _USUAL_PSNR) / _PSNR_SLOPE)
+        return _Goal("psnr", value, text), _bounded(first)
+    num_pixels = image_size[0] * image_size[1]
+    if name == "target_bpp":
+        value = value * num_pixels / 8
+    first = _USUAL_BPP_STEPS * num_pixels / (8 * value)
+    return _Goal("bytes", math.floor(value), text), _bounded(first)
+
+
+def _at_step(search: Search, step: float, plan: Effort) -> Symbols:
+    """Returns the symbols of a step D."""
+    symbols = search.fit(step, plan.fit_steps)
+    for _ in range(plan.rounds):
+        symbols = search.descend(symbols, step, plan.sweeps)
+        symbols = search.refine(symbols, step, step, plan.round_steps)
+    return search.descend(symbols, step, plan.last_sweeps)
+
+
+def _to_goal(
+    search: Search, pixels: np.ndarray, goal: _Goal, step: float, plan: Effort
+) -> bytes:
+    """Returns a file that reaches a goal, near to it.
+
+    D follows the goal from round to round, and is bisected at the end; every trial goes
+    on from the Gaussians of the one before.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    trials: dict[float, float] = {}  # step -> bytes or PSNR
+
+    def look(symbols, step) -> bytes:
+        data = _write(search, symbols, step)
+        trials[step] = _value(goal, data, pixels)
+        return data
+
+    def change(symbols, step, new_step, least_steps) -> Symbols:
+        octaves = abs(math.log2(new_step / step))
+        steps = least_steps + round(_TRIAL_STEPS_PER_OCTAVE * min(octaves, 3))
+        return search.refine(symbols, step, new_step, steps)
+
+    symbols = search.fit(step, plan.fit_steps)
+    for _ in range(plan.rounds):
+        symbols = search.descend(symbols, step, plan.sweeps)
+        look(symbols, step)
+        new_step = _next_step(goal, {step: trials[step]})
+        symbols = change(symbols, step, new_step, plan.round_steps)
+        step = new_step
+    symbols = search.descend(symbols, step, plan.last_sweeps)
+    trials.clear()  # Those that were not descended from to the end say little.
+
+    best, best_value = None, math.nan
+    for _ in range(_MAX_TRIALS):
+        data = look(symbols, step)
+        value = trials[step]
+        met = value <= goal.value if goal.kind == "bytes" else value >= goal.value
+        if met and (
+            best is None or abs(value - goal.value) < abs(best_value - goal.value)
+        ):
+            best, best_value = data, value
+        if met and _is_near(goal, value):
+            break
+        new_step = _next_step(goal, trials)
+        if new_step in trials:
+            break
+        symbols = change(symbols, step, new_step, _TRIAL_STEPS)
+        step = new_step
+        symbols = search.descend(symbols, step, min(_TRIAL_SWEEPS, plan.last_sweeps))
+    if best is None:
+        reached = ", ".join(f"{value:.4g}" for value in sorted(trials.values()))
+        raise ValueError(f"{goal.text} cannot be met: reached {goal.kind} of {reached}")
+    return best
+
+
+def _next_step(goal: _Goal, trials: dict[float, float]) -> float:
+    """Returns the step D whose file should reach the goal, by what trials reached.
+
+    Between trials on both sides of the goal it interpolates, in logarithms; else it
+    extrapolates from the nearest one by the usual slope.
+    """
+    aim, slope = goal.value, _PSNR_SLOPE
+    if goal.kind == "bytes":
+        aim, slope = math.log(goal.value * (1 - _NEAR["bytes"] / 2)), _SIZE_SLOPE
+        trials = {step: math.log(value) for step, value in trials.items()}
+    else:
+        aim += _NEAR["psnr"] / 2
+    coarse = {step: value for step, value in trials.items() if value <= aim}
+    fine = {step: value for step, value in trials.items() if value > aim}
+    nearest = min(trials, key=lambda step: abs(trials[step] - aim))
+    if coarse and fine:
+        low, high = max(fine), min(coarse)
+        if low < high:
+            share = (fine[low] - aim) / (fine[low] - coarse[high])
+            # Away from the ends, so that every trial narrows the bracket.
+            share = min(max(share, 0.1), 0.9)
+            return low * (high / low) ** share
+    return _bounded(nearest * math.exp((aim - trials[nearest]) / slope))
+
+
+def _is_near(goal: _Goal, value: float) -> bool:
+    if goal.kind == "bytes":
+        return value >= goal.value * (1 - _NEAR["bytes"])
+    return value <= goal.value + _NEAR["psnr"]
+
+
+def _value(goal: _Goal, data: bytes, pixels: np.ndarray) -> float:
+    """Returns the bytes of a file, or the PSNR of what it decodes to."""
+    if goal.kind == "bytes":
+        return len(data)
+    error = np.mean((decode(data) / np.float32(255) - pixels) ** 2)
+    return -10 * math.log10(max(float(error), 1e-12))
+
+
+def _write(search: Search, symbols: Symbols, step: float) -> bytes:
+    return write_symbols(symbols, step, search.mean, search.image_size)
+
+
+def _bounded(step: float) -> float:
+    return min(max(step, _MIN_STEP), _MAX_STEP)

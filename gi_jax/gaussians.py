@@ -175,6 +175,26 @@ def resize(gaussians: _AnyGaussians, scale: ArrayLike) -> _AnyGaussians:
     )
 
 
+def blurred(gaussians: Gaussians, variance: ArrayLike) -> Cholesky:
+    """Returns the Gaussians of the picture convolved with a round Gaussian.
+
+    Σ grows by variance · I, and what a Gaussian sums up to stays: exact but for the
+    cut-off.
+
+    Args:
+      gaussians: N Gaussians.
+      variance: of the round Gaussian, square pixels, 0 or more.
+    """
+    means, factor, colors = to_cholesky(gaussians)
+    l11, l21, l22 = factor[:, 0], factor[:, 1], factor[:, 2]
+    wide = jnp.sqrt(l11**2 + variance)
+    # l21² + l22² + variance - (l11 l21 / wide)², without a difference.
+    high = jnp.sqrt(l22**2 + variance + variance * (l21 / wide) ** 2)
+    fade = jnp.abs(l11 * l22) / (wide * high)
+    factor = jnp.stack([wide, l11 * l21 / wide, high], axis=1)
+    return Cholesky(means, factor, colors * fade[:, None])
+
+
 def _bounded(sigma: jax.Array) -> jax.Array:
     """Moves |sigma| into [MIN_SIGMA, MAX_SIGMA] and keeps the sign."""
     magnitude = jnp.clip(jnp.abs(sigma), MIN_SIGMA, MAX_SIGMA)

@@ -49,7 +49,7 @@ from gi_jax.coding.sensitivity_codec import (
     read_contents,
 )
 from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
-from gi_jax.gaussians import Cholesky, Gaussians, RotationScale
+from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, blurred
 from gi_jax.images import to_uint8
 from gi_jax.rendering.rasterize import check_gaussians, rasterize
 
@@ -260,7 +260,8 @@ def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
 
     Args:
       data: a whole file; any bytes at all.
-      scale: of the returned picture to the fitted one, finite and above 0.
+      scale: of the returned picture to the fitted one, finite and above 0. Smaller
+        pictures are those of wider Gaussians, so that they do not alias.
 
     Returns:
       [max(1, round(H·scale)), max(1, round(W·scale)), C] uint8.
@@ -279,6 +280,10 @@ def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
             f"scale: expected a picture of at most {bitstream.MAX_PIXELS} pixels, "
             f"got {sides[1]:.0f}x{sides[0]:.0f} for scale {scale}"
         )
+    if scale < 1:
+        # A pixel is the mean of a square of 1 / scale pixels of the fitted picture: as
+        # much wider, by its variance, than one of those.
+        gaussians = blurred(gaussians, (1 / scale**2 - 1) / 12)
     height, width = map(round, sides)
     rows = max(1, STRIP_PIXELS // width // STRIP_ROWS) * STRIP_ROWS
     rows = min(rows, height)  # the same for all strips, so that one compilation serves

@@ -27,11 +27,11 @@ _SEED_COLOR: Final = 0.3
 class Densification(NamedTuple):
     """Births and moves during a fit."""
 
-    steps: frozenset[int]  # after which anything happens, counted from 1
-
     # (key, step, gaussians, num_born, residual) -> (gaussians, num_born, placed), to be
-    # called after those steps only
+    # called only after steps, counted from 1, after which it is due
     apply: Callable[..., tuple[Cholesky, jax.Array, jax.Array]]
+    due: Callable[[jax.Array], jax.Array]  # step -> [] bool
+    steps: frozenset[int] | None  # after which it is due; None if they are traced
 
 
 def unborn(count: int, num_channels: int) -> Cholesky:
@@ -119,4 +119,7 @@ def densify(
         placed = jnp.zeros(total, bool).at[slot].set(True, mode="drop")
         return gaussians, jnp.minimum(num_born + count, total), placed
 
-    return Densification(frozenset([*births, *moves]), apply)
+    def due(step):
+        return jnp.any(steps == step)
+
+    return Densification(apply, due, frozenset([*births, *moves]))

@@ -11,6 +11,7 @@ import optax
 from gi_jax.fitting.densification import Densification
 from gi_jax.fitting.losses import l2
 from gi_jax.fitting.optimizers import Coordinates, Tangent, own_frame, own_frame_adam
+from gi_jax.fitting.rate import RateTerm
 from gi_jax.gaussians import Gaussians
 from gi_jax.metrics import psnr, round_to_8_bits
 from gi_jax.rendering.rasterize import Implementation, rasterize
@@ -70,13 +71,13 @@ class FitStep:
 
     # (state, residual) -> state: the births and moves due after `state.step` steps.
     grow: Callable[[FitState, jax.Array], FitState]
-    growth_steps: frozenset[int]
+    densification: Densification | None
 
     def __call__(self, state: FitState, target: jax.Array) -> tuple[FitState, Metrics]:
         """Returns the state after one step towards `target`, and metrics."""
         state, metrics, residual = self.advance(state, target)
-        if self.growth_steps:
-            due = jnp.any(jnp.array(sorted(self.growth_steps)) == state.step)
+        if self.densification is not None:
+            due = self.densification.due(state.step)
             state = jax.lax.cond(due, self.grow, lambda s, _: s, state, residual)
         return state, metrics
 
@@ -88,6 +89,7 @@ def make_fit_step(
     coordinates: Coordinates | None = None,
     densification: Densification | None = None,
     quantizer: "Quantizer | None" = None,
+    rate: RateTerm | None = None,
     implementation: Implementation | None = None,
 ) -> FitStep:
     """Builds a pure step `(state, target) -> (state, metrics)`.
@@ -103,6 +105,7 @@ def make_fit_step(
       densification: births and moves; none by default.
       quantizer: makes the fit aware of quantization: the loss sees quantized Gaussians,
         and what the quantizer learns is learned along.
+      rate: a term to be added to the loss, such as `energy_rate`.
       implementation: of `rasterize`.
 
     Returns:
@@ -130,10 +133,13 @@ def make_fit_step(
             key=key,
         )
 
-    def render_loss(gaussians, params, state, target, key):
+    def render_loss(gaussians, params, state, target, key, step):
         extra = jnp.zeros([], jnp.float32)
+        if rate is not None:
+            extra += rate(gaussians, step, target.shape)
         if quantizer is not None:
-            gaussians, state, extra = quantizer.apply(params, state, gaussians, key)
+            gaussians, state, aux = quantizer.apply(params, state, gaussians, key)
+            extra += aux
         picture = rasterize(gaussians, target.shape[:2], implementation=implementation)
         return loss(picture, target) + extra, (picture, state)
 
@@ -143,7 +149,14 @@ def make_fit_step(
         key, for_quantizer = jax.random.split(state.key)
         (value, (picture, quantizer_state)), gradients = jax.value_and_grad(
             render_loss, argnums=(0, 1), has_aux=True
-        )(state.gaussians, quantizing.params, quantizing.state, target, for_quantizer)
+        )(
+            state.gaussians,
+            quantizing.params,
+            quantizing.state,
+            target,
+            for_quantizer,
+            state.step,
+        )
 
         tangent = coordinates.pull_back(state.gaussians, gradients[0], size)
         update, optimizer_state = optimizer.update(
@@ -191,8 +204,7 @@ def make_fit_step(
             key=key,
         )
 
-    growth_steps = densification.steps if densification else frozenset()
-    return FitStep(init, advance, grow, growth_steps)
+    return FitStep(init, advance, grow, densification)
 
 
 def _where_rows(rows, new, old):

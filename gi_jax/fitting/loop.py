@@ -157,8 +157,12 @@ def _functions(recipe, loss, quantizer, implementation, has_initial):
         gaussians = recipe.initialize(for_start, target, implementation)
         return fit_step.init(gaussians, key, recipe.num_born)
 
+    densification = fit_step.densification
+    growth_steps = frozenset() if densification is None else densification.steps
+    if growth_steps is None:
+        raise ValueError("recipe: expected a densification with known steps")
     run = functools.partial(_run, fit_step)
-    return start, run, fit_step.grow, fit_step.growth_steps
+    return start, run, fit_step.grow, growth_steps
 
 
 def _run(fit_step: FitStep, state, target, count, goal):

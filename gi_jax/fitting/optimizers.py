@@ -5,6 +5,7 @@ coordinates, any optax transformation turns it into an update there, and the upd
 *retracted* to Gaussians again.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -45,7 +46,7 @@ class Tangent(NamedTuple):
     colors: jax.Array  # [N, C] at equal energy: colour · √(area / pixels per Gaussian)
 
 
-def own_frame() -> Coordinates:
+def own_frame(max_spread: float | None = None) -> Coordinates:
     """Coordinates in which every Gaussian looks like the unit Gaussian.
 
     Each Gaussian lies at 0. With F the symmetric square root of Σ: μ ← μ + F u and
@@ -54,6 +55,10 @@ def own_frame() -> Coordinates:
 
     Steps are guarded: |v| ≤ 0.3, σ ≥ 0.3 px along x and y, √det Σ ≥ 0.09 px², trace of
     Σ ≤ 36 pixels per Gaussian, means at most one pixel off the picture.
+
+    Args:
+      max_spread: bound of √trace Σ in pixels instead, for fits that cannot know
+        how many Gaussians there will be
     """
 
     def locate(gaussians):
@@ -80,7 +85,8 @@ def own_frame() -> Coordinates:
         limit = _MAX_SHAPE_STEP
         tangent = tangent._replace(shape=jnp.clip(tangent.shape, -limit, limit))
         moved = _move(gaussians, tangent, share)
-        guarded = _guard(moved, share, image_size)
+        spread = max_spread or _MAX_SPREAD * math.sqrt(share)
+        guarded = _guard(moved, spread, image_size)
         # The guard keeps the energy too.
         energy = jnp.sqrt(area(moved) / area(guarded))
         return guarded._replace(colors=moved.colors * energy[:, None])
@@ -305,7 +311,9 @@ def _move(gaussians: Cholesky, tangent: Tangent, share: float) -> Cholesky:
     return Cholesky(means + step, factor, colors / jnp.sqrt(new_det)[:, None])
 
 
-def _guard(gaussians: Cholesky, share: float, image_size: tuple[int, int]) -> Cholesky:
+def _guard(
+    gaussians: Cholesky, max_spread: float, image_size: tuple[int, int]
+) -> Cholesky:
     """Holds means near the picture and covariances within their bounds."""
     height, width = image_size
     upper = np.array([width + _MARGIN, height + _MARGIN], np.float32)
@@ -315,6 +323,6 @@ def _guard(gaussians: Cholesky, share: float, image_size: tuple[int, int]) -> Ch
     height_floor = jnp.sqrt(jnp.maximum(_MIN_SIGMA**2 - l21**2, 0))
     l22 = jnp.maximum(l22, jnp.maximum(_MIN_SIGMA**2 / l11, height_floor))
     spread = jnp.sqrt(l11**2 + l21**2 + l22**2)
-    shrink = jnp.minimum(1, _MAX_SPREAD * jnp.sqrt(share) / spread)
+    shrink = jnp.minimum(1, max_spread / spread)
     factor = jnp.stack([l11, l21, l22], axis=1) * shrink[:, None]
     return gaussians._replace(means=means, cholesky=factor)

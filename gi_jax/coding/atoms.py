@@ -1,0 +1,99 @@
+"""Gaussians of unit energy: where symbols are, and how much two have in common."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+
+from gi_jax.coding.exact_grids import (
+    Lattice,
+    lattice,
+    lattice_points,
+    lattice_scale,
+    log_aspect,
+    log_size,
+    num_angles,
+)
+from gi_jax.coding.exact_tables import LOG_UNITS, PIXEL_UNITS
+from gi_jax.coding.sensitivity import Symbols
+
+
+class Atoms(NamedTuple):
+    """Gaussians of unit energy."""
+
+    means: jax.Array  # [N, 2] pixels
+    log_scales: jax.Array  # [N, 2]
+    angles: jax.Array  # [N]
+    fade: jax.Array  # [N] colour of unit energy, 1 / √(π s₁ s₂)
+
+
+def atoms_of(
+    symbols: Symbols, energy_class: jax.Array, image_size: tuple[int, int]
+) -> Atoms:
+    """Returns Gaussians of unit energy of a given class, whatever their colours."""
+    cells = cells_of(
+        symbols.size, symbols.ring, symbols.angle, energy_class, image_size
+    )
+    points = lattice_points(cells, symbols.lattice)
+    m = log_size(symbols.size, energy_class).astype(jnp.float32) / LOG_UNITS
+    rho = log_aspect(symbols.ring, energy_class).astype(jnp.float32) / LOG_UNITS
+    angles = symbols.angle * (math.pi / num_angles(symbols.ring, energy_class))
+    return Atoms(
+        points.astype(jnp.float32) / PIXEL_UNITS,
+        jnp.stack([m + rho, m - rho], axis=1),
+        angles,
+        jnp.exp(-m) / math.sqrt(math.pi),
+    )
+
+
+def overlap(first: Atoms, second: Atoms, image_size: tuple[int, int]) -> jax.Array:
+    """Returns Σ over the pixels of the product of two atoms of unit energy, [N].
+
+    The integral in closed form; where the product is so narrow that pixels show, times
+    the first terms of Poisson's sum; and times its share inside the picture, along x
+    and along y.
+    """
+    a, b = _covariance(first), _covariance(second)
+    xx, xy, yy = (p + q for p, q in zip(a, b))
+    det = xx * yy - xy * xy
+    dx, dy = (second.means - first.means).T
+    half = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / (2 * det)
+    sizes = jnp.sum(first.log_scales + second.log_scales, axis=1) / 2
+    integral = 2 * jnp.exp(sizes - half) * jax.lax.rsqrt(det)
+    # The product: covariance A (A + B)⁻¹ B, mean between the two.
+    tx, ty = (yy * dx - xy * dy) / det, (xx * dy - xy * dx) / det
+    x = first.means[:, 0] + a[0] * tx + a[1] * ty
+    y = first.means[:, 1] + a[1] * tx + a[2] * ty
+    det_a = a[0] * a[2] - a[1] ** 2
+    det_b = b[0] * b[2] - b[1] ** 2
+    var_x = (det_a * b[0] + det_b * a[0]) / det
+    var_y = (det_a * b[2] + det_b * a[2]) / det
+    height, width = image_size
+    for place, variance, side in ((x, var_x, width), (y, var_y, height)):
+        wave = jnp.exp(-2 * math.pi**2 * variance)
+        integral *= 1 + 2 * wave * jnp.cos(2 * math.pi * (place - 0.5))
+        sigma = jnp.sqrt(variance)
+        integral *= ndtr((side - place) / sigma) - ndtr(-place / sigma)
+    return integral
+
+
+def _covariance(atoms):
+    s1, s2 = jnp.exp(2 * atoms.log_scales).T
+    cos, sin = jnp.cos(atoms.angles), jnp.sin(atoms.angles)
+    xy = (s1 - s2) * cos * sin
+    return s1 * cos**2 + s2 * sin**2, xy, s1 * sin**2 + s2 * cos**2
+
+
+def cells_of(
+    size: jax.Array,
+    ring: jax.Array,
+    angle: jax.Array,
+    c: jax.Array,
+    image_size: tuple[int, int],
+) -> Lattice:
+    """Returns the lattices of Gaussians of class c."""
+    scale = lattice_scale(log_size(size, c), c)
+    turns = num_angles(ring, c)
+    return lattice(scale, log_aspect(ring, c), angle, turns, image_size)

@@ -35,7 +35,7 @@ Compresses each picture to a .gi file. Prints its bytes, bits per pixel (bpp), a
 alike the decoded picture is (PSNR in dB, MS-SSIM).
 
   gi encode photo.png -o photo.gi --quality=40
-  gi encode photo.png -o photo.gi --target_bpp=0.3       or --target_bytes, --target_psnr
+  gi encode photo.png -o photo.gi --target_bpp=0.3       or _bytes, or _psnr
   gi encode photo.png -o photo.gi --effort=9             a smaller file, slower
   gi encode photos/ -o encoded/                          all pictures of a folder
   gi encode photo.png --codec=paper --num_gaussians=10000

@@ -3,7 +3,7 @@
 How many Gaussians there are follows from that, and so do all quantization steps (see
 `sensitivity_matched`): the step D alone chooses between size and quality.
 
-    start ─> fit ─> round ─> (descend ─> restore ─> fit ─> round) … ─> descend ─> symbols
+    start ─> fit ─> round ─> (descend ─> restore ─> fit ─> round)* ─> descend
 
 A fit moves real numbers, with births and deaths; descent moves the integers that were
 rounded from them, by what they truly cost.

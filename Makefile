@@ -26,7 +26,8 @@ lint: install
 gpu: install
 	$(VENV)/bin/python -m pip install --quiet --editable '.[cuda,dev]'
 	$(VENV)/bin/python -c 'import jax; assert jax.default_backend() == "gpu", jax.devices()'
-	$(VENV)/bin/python -m pytest tests/rasterize_test.py tests/triton_test.py
+	$(VENV)/bin/python -m pytest tests/rasterize_test.py tests/triton_test.py \
+	  tests/fit_test.py
 	$(VENV)/bin/python -m experiments.benchmark --output=results/gpu.json
 
 install: $(VENV)/.installed

@@ -18,21 +18,21 @@ import gi_jax as gi
 from gi_jax.images import atomic_write, save_image
 
 _WORKDIR = flags.DEFINE_string("workdir", "demo", "folder for the files")
-_STEPS = flags.DEFINE_integer("steps", 200, "steps of the fit", lower_bound=1)
-_GAUSSIANS = flags.DEFINE_integer("num_gaussians", 6000, "Gaussians", lower_bound=1)
+_QUALITY = flags.DEFINE_integer("quality", 50, "1 to 100", 1, 100)
+_EFFORT = flags.DEFINE_integer("effort", 3, "1, the fastest, to 9", 1, 9)
 
 
-def run(photo: np.ndarray, folder: Path, num_gaussians: int, steps: int) -> str:
+def run(photo: np.ndarray, folder: Path, quality: int, effort: int) -> str:
     """Encodes and decodes a photo; returns a line of results.
 
     Args:
       photo: [H, W, C] uint8.
       folder: made if it does not exist.
-      num_gaussians: of the file.
-      steps: of the fit.
+      quality: of the file, 1 to 100.
+      effort: 1, the fastest, to 9, the smallest files.
     """
     start = time.perf_counter()
-    data = gi.encode(photo, num_gaussians=num_gaussians, steps=steps)
+    data = gi.encode(photo, quality=quality, effort=effort)
     encoded = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / "astronaut.gi", data)
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
     folder = Path(_WORKDIR.value)
-    print(run(skimage.data.astronaut(), folder, _GAUSSIANS.value, _STEPS.value))
+    print(run(skimage.data.astronaut(), folder, _QUALITY.value, _EFFORT.value))
     for name in ("astronaut.gi", "astronaut.png", "side_by_side.png"):
         print(folder / name)
 

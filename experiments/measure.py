@@ -79,13 +79,14 @@ def _repeated(function, calls):
     """Calls a function several times; no call can be left out or moved out."""
 
     def many(*arguments):
-        def call(results, _):
-            # The arguments of a call seem to depend on the results of the one before.
-            arguments_now, _ = jax.lax.optimization_barrier((arguments, results))
-            return function(*arguments_now), None
+        def call(carry, _):
+            # The arguments of the next call seem to depend on the results of this one.
+            # Both go on from here: what is not used of a barrier is taken out of it.
+            results = function(*carry[0])
+            return jax.lax.optimization_barrier((carry[0], results)), None
 
         shapes = jax.eval_shape(function, *arguments)
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(call, nothing, length=calls)[0]
+        return jax.lax.scan(call, (arguments, nothing), length=calls)[0][1]
 
     return many

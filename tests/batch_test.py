@@ -19,7 +19,7 @@ from tests.helpers import photo
 
 assert len(jax.devices()) == 2
 image = photo(24, 40)
-images = np.stack([image, image[:, ::-1], image[::-1]])
+images = np.stack([image, np.full_like(image, 0.5), image[::-1]])
 recipe = presets.paper(40, image.shape, 100)
 recipe = recipe._replace(num_born=30, densification=gi.densify({20: 6, 40: 4}))
 results = gi.fit_batch(images, 40, 100, recipe=recipe, progress=False)
@@ -50,6 +50,7 @@ def test_pictures_are_fitted_on_all_devices():
         ([], {}, "one size"),
         ([photo(8, 8), photo(8, 9)], {}, "one size"),
         ([np.full((8, 8, 3), 7.0)], {}, "0..1"),
+        (photo(8, 8), {}, "single picture"),
         ([photo(8, 8)], {"preset": "slow"}, "preset"),
         ([photo(8, 8)], {"devices": []}, "devices"),
         ([photo(8, 8)], {"num_gaussians": 0}, "num_gaussians"),

@@ -11,6 +11,7 @@ import pytest
 
 import gi_jax as gi
 from experiments import benchmark, demo
+from experiments.measure import _repeated
 from gi_jax.images import to_uint8
 from tests import interpreter
 from tests.helpers import photo
@@ -33,6 +34,21 @@ def test_benchmark_measures_and_compiles_once(capsys):
         assert 0 < pairs["support"] < 4 * pairs["tiles"]
     assert "forward + backward" in capsys.readouterr().out
     json.dumps(report)
+
+
+def test_repeated_calls_are_all_made():
+    calls = []
+
+    def counted(x):
+        def note(x):
+            calls.append(1)
+            return np.asarray(x)
+
+        return jax.pure_callback(note, x, 2 * x)
+
+    repeated = jax.jit(_repeated(counted, 5))
+    assert repeated(np.float32(3)) == 6
+    assert len(calls) == 5
 
 
 def test_benchmark_draws_from_lists(monkeypatch):
@@ -60,7 +76,7 @@ def test_benchmark_scene_is_a_picture():
 
 
 def test_demo_writes_its_files(tmp_path):
-    line = demo.run(to_uint8(photo(40, 48)), tmp_path, 60, 25)
+    line = demo.run(to_uint8(photo(40, 48)), tmp_path, quality=50, effort=4)
     for word in ("bytes", "bpp", "PSNR", "MS-SSIM", "encoded in"):
         assert word in line
     for name in ("astronaut.gi", "astronaut.png", "side_by_side.png"):
@@ -68,18 +84,20 @@ def test_demo_writes_its_files(tmp_path):
 
 
 def test_scripts_say_what_they_take():
-    for name in ("benchmark", "demo", "fit"):
+    names = {"benchmark": "repeats", "demo": "effort", "fit": "num_gaussians"}
+    names |= {"kernels": "num_gaussians", "compression": "effort"}
+    for name, flag in names.items():
         done = subprocess.run(
             [sys.executable, "-m", f"experiments.{name}", "--help"],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
-        assert "--num_gaussians" in done.stdout
+        assert f"--{flag}" in done.stdout
         bad = subprocess.run(
-            [sys.executable, "-m", f"experiments.{name}", "--num_gaussians=many"],
+            [sys.executable, "-m", f"experiments.{name}", f"--{flag}=many"],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
-        assert bad.returncode != 0 and "num_gaussians" in bad.stderr + bad.stdout
+        assert bad.returncode != 0 and flag in bad.stderr + bad.stdout

@@ -6,7 +6,7 @@ import pytest
 
 import gi_jax as gi
 from experiments.measure import count_compilations
-from gi_jax.fitting import presets
+from gi_jax.fitting import loop, presets
 from gi_jax.fitting.fit import checked_image
 from gi_jax.fitting.initialization import content, random
 from gi_jax.fitting.optimizers import own_frame, own_frame_adam, parameters
@@ -30,6 +30,21 @@ def test_psnr_is_that_of_the_8_bit_picture():
     np.testing.assert_allclose(result.psnr, expected, rtol=1e-4)
     assert len(result.history["psnr"]) == len(result.history["step"])
     assert result.history["psnr"][-1] > result.history["psnr"][0] + 3
+
+
+def test_a_perfect_picture_does_not_end_a_fit_without_a_goal():
+    result = fit(image=np.zeros_like(IMAGE))
+    assert result.psnr == np.inf and len(result.gaussians.means) == COUNT
+
+
+def test_several_steps_per_look_change_nothing(monkeypatch):
+    expected = fit()
+    monkeypatch.setattr(loop, "default_platform", lambda: "gpu")
+    loop.make_programs.cache_clear()
+    result = fit()
+    loop.make_programs.cache_clear()
+    np.testing.assert_array_equal(result.history["loss"], expected.history["loss"])
+    jax.tree.map(np.testing.assert_array_equal, result.gaussians, expected.gaussians)
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2+ssim"])

@@ -109,6 +109,7 @@ def test_errors_say_what_is_missing(monkeypatch):
 
 def run_module(*command: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["JAX_PLATFORMS"] = "cpu"  # A GPU's memory is this process's.
     done = subprocess.run(
         [sys.executable, "-m", *command],
         env=environment,
@@ -129,9 +130,11 @@ def test_kernels_compile_for_all_gpus(tmp_path, architectures):
     for row in rows:
         assert row["spilled"] == row["atomics"] == 0, row
         assert row["registers"] <= 80 and row["shared"] <= 16384, row
-        # Per pixel of a Gaussian; measured 12 and 28.
-        most = {"forward_kernel": 14, "backward_kernel": 31}.get(row["kernel"])
-        assert (row["instructions"] or 0) <= (most or 0), row
+        # Per pixel of a Gaussian; measured 12 and 28, of which 8 and 20 are arithmetic.
+        bounds = {"forward_kernel": (8, 14), "backward_kernel": (20, 31)}
+        if row["kernel"] in bounds:
+            low, high = bounds[row["kernel"]]
+            assert low <= row["instructions"] <= high, row
 
 
 def test_a_whole_step_is_one_program_for_the_gpu():

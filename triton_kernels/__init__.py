@@ -4,9 +4,10 @@ A picture of H×W pixels is cut into tiles of TILE×TILE. A batch of B pictures 
 Gaussians each is flat everywhere: Gaussian n of picture b is number b·N + n, and tile t
 of picture b is number b·T + t, so that a batch is a longer launch of the same kernels.
 
-    boxes ─> running_sum ─> fill ─> (sort) ─> offsets ─┐
-    records ───────────────────────────────────────────┴─> forward ─> picture
-    records, boxes, dL/dpicture ─> backward ─> gather_strips ─> moments
+    boxes ─> block_sums ─> running_sum ─> fill ─> (sort) ─> offsets ─┐
+    records ─────────────────────────────────────────────────────────┴─> forward
+    boxes ─> block_sums ─> running_sum ─┐
+    records, dL/dpicture ───────────────┴─> backward ─> gather_strips ─> moments
 
 `lists` says which Gaussians touch which tile, `forward` adds them up tile by tile, and
 `backward` walks each Gaussian over its own pixels. `gaussian` holds what all of them

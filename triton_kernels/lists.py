@@ -84,7 +84,7 @@ def fill_kernel(
     TILES: tl.constexpr,
     COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
-    CUT: tl.constexpr,
+    REACH: tl.constexpr,
     STEPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -103,7 +103,8 @@ def fill_kernel(
       TILES: tiles of one picture.
       COLUMNS: of tiles.
       TILE: side of a tile, pixels.
-      CUT: a weight of 2^-CUT and less is 0.
+      REACH: a Gaussian touches what it has an exponent u² + v² of up to this at, with a
+        margin for rounding: pixels compute it in another way.
       STEPS: bits of GAUSSIANS.
       BLOCK: entries of a program, a power of 2.
     """
@@ -120,7 +121,7 @@ def fill_kernel(
     column += nth % columns
     row += nth // columns
 
-    hit = used & _touches(record_ptr + owner * 8, column, row, used, TILE, CUT)
+    hit = used & _touches(record_ptr + owner * 8, column, row, used, TILE, REACH)
     key = (owner // PER_PICTURE) * TILES + row * COLUMNS + column
     key = tl.where(hit, key, NOWHERE)
     tl.store(key_ptr + entry, key, mask=entry < CAPACITY)
@@ -128,7 +129,7 @@ def fill_kernel(
 
 
 @triton.jit
-def _touches(record, column, row, mask, TILE: tl.constexpr, CUT: tl.constexpr):
+def _touches(record, column, row, mask, TILE: tl.constexpr, REACH: tl.constexpr):
     """Tells where the ellipse reaches any pixel centre's square of its tile, exactly.
 
     In the coordinates (u, v) the ellipse is a disc. Where the tile does not hold the
@@ -158,8 +159,7 @@ def _touches(record, column, row, mask, TILE: tl.constexpr, CUT: tl.constexpr):
     vertical = tl.where((left > 0) | (right < 0), vertical, float("inf"))
     horizontal = tl.where((top > 0) | (bottom < 0), horizontal, float("inf"))
     inside = (left <= 0) & (right >= 0) & (top <= 0) & (bottom >= 0)
-    # Pixels compute the exponent in another way: a margin allows for rounding.
-    return inside | (tl.minimum(vertical, horizontal) <= CUT * 1.002)
+    return inside | (tl.minimum(vertical, horizontal) <= REACH)
 
 
 @triton.jit

@@ -51,7 +51,7 @@ def fit_batch(
       seed: of everything random; picture b of the batch draws from its own stream.
       recipe: settings instead of the preset's.
       implementation: of `rasterize`.
-      devices: where to work; all devices of the default backend by default.
+      devices: where to work; by default all of this process and the default backend.
       progress: shows a bar with the mean PSNR and remaining time on standard error.
 
     Returns:
@@ -62,6 +62,8 @@ def fit_batch(
       FitDivergedError: if any of the fits diverges.
     """
     start = time.perf_counter()
+    if np.ndim(images) == 3 and not isinstance(images, list | tuple):
+        raise ValueError("images: expected [B, H, W, C], got a single picture")
     pictures = [checked_image(image) for image in images]  # type: ignore[union-attr]
     shapes = sorted({picture.shape for picture in pictures})
     if len(shapes) != 1:
@@ -70,7 +72,8 @@ def fit_batch(
     check_count("steps", steps, least=0)
     if recipe is None:
         recipe = choose_recipe(preset, num_gaussians, shapes[0], steps)
-    devices = tuple(jax.devices() if devices is None else devices)[: len(pictures)]
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    devices = devices[: len(pictures)]
     if not devices:
         raise ValueError("devices: expected at least one")
     loss_function = get_loss(loss) if isinstance(loss, str) else loss
@@ -80,15 +83,20 @@ def fit_batch(
     count = len(pictures)
     padded = -(-count // len(devices)) * len(devices)
     target = jnp.stack(pictures + pictures[-1:] * (padded - count))
-    state = programs.start(jax.random.split(jax.random.key(seed), padded), target)
+    keys = jax.random.split(jax.random.key(seed), padded)
     losses, psnrs = [np.zeros((count, 0))], [np.zeros((count, 0))]
-    with tqdm(
-        total=recipe.steps,
-        desc=f"fit {count} pictures",
-        unit="step",
-        file=sys.stderr,
-        disable=not progress,
-    ) as bar:
+    # What is chosen by the device is to be chosen for these.
+    with (
+        jax.default_device(devices[0]),
+        tqdm(
+            total=recipe.steps,
+            desc=f"fit {count} pictures",
+            unit="step",
+            file=sys.stderr,
+            disable=not progress,
+        ) as bar,
+    ):
+        state = programs.start(keys, target)
         chunks = run_chunks(programs, state, target, recipe.steps)
         for _, latest, metrics in chunks:
             state = latest
@@ -102,9 +110,8 @@ def fit_batch(
             psnrs.append(np.asarray(metrics.psnr)[:count])
             bar.set_postfix_str(f"{psnrs[-1][:, -1].mean():.2f} dB", refresh=False)
             bar.update(metrics.loss.shape[1])
-
-    gaussians, born = jax.device_get((state.gaussians, state.num_born))
-    quality_of_each = quality(programs, state, target)
+        gaussians, born = jax.device_get((state.gaussians, state.num_born))
+        quality_of_each = quality(programs, state, target)
     seconds = time.perf_counter() - start
     loss_log, psnr_log = np.concatenate(losses, 1), np.concatenate(psnrs, 1)
     return [

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
 from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
-from gi_jax.fitting.loop import make_programs, quality, run_chunks
+from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss
 from gi_jax.fitting.presets import PRESETS, Preset, Recipe
 from gi_jax.gaussians import Gaussians
@@ -108,7 +108,7 @@ def fit(
     programs = make_programs(
         recipe, loss_function, quantizer, implementation, initial is not None
     )
-    goal = math.inf if target_psnr is None else target_psnr
+    goal = NO_GOAL if target_psnr is None else target_psnr
 
     if checkpoint is not None and (custom or quantizer is not None):
         raise ValueError(

@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
 from gi_jax.fitting.losses import clamped
 from gi_jax.fitting.presets import Recipe
 from gi_jax.rendering.rasterize import Implementation
+from gi_jax.rendering.triton_call import default_platform
 
 if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
     from gi_jax.coding.quantization import Quantizer
@@ -28,10 +29,12 @@ if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
 _MAX_CHUNK: Final = 256
 _CHUNK_SECONDS: Final = 0.5
 
-# Steps between two looks of a running chunk at whether to go on, by backend: the host
-# takes that look, and a GPU waits for it. What goes beyond the end is thrown away.
-_STEPS_PER_LOOK: Final = {"cpu": 1}
-_MANY_STEPS_PER_LOOK: Final = 16
+# Steps between two looks of a running chunk at whether to go on, where a GPU would wait
+# for the host, who takes that look.
+_STEPS_PER_LOOK: Final = 16
+
+# No picture has this PSNR, not even one without an error.
+NO_GOAL: Final = math.nan
 
 
 class Programs(NamedTuple):
@@ -104,7 +107,7 @@ def run_chunks(
     state: FitState,
     target: jax.Array,
     steps: int,
-    goal: float = math.inf,
+    goal: float = NO_GOAL,
 ) -> Iterator[tuple[int, FitState, Metrics]]:
     """Runs chunks of steps; yields the first step, the state after, and metrics.
 
@@ -119,12 +122,12 @@ def run_chunks(
         state, metrics, looked, residual = programs.run(state, target, count, goal)
         metrics, looked = jax.device_get((metrics, looked))
         metrics = Metrics(*(leaf[..., : np.max(looked)] for leaf in metrics))
-        reached = metrics.psnr[..., -1] >= goal
-        if not np.any(reached) and _number(state.step) in programs.growth_steps:
+        reached = np.any(metrics.psnr[..., -1] >= goal)
+        if not reached and _number(state.step) in programs.growth_steps:
             state = programs.grow(state, residual)
         seconds = time.perf_counter() - start
         yield done, state, metrics
-        if np.any(reached):
+        if reached:
             return
         if seconds < _CHUNK_SECONDS / 2:
             chunk = min(2 * chunk, _MAX_CHUNK)
@@ -134,9 +137,9 @@ def run_chunks(
 
 def quality(programs: Programs, state: FitState, target: jax.Array) -> np.ndarray:
     """Returns the PSNR in dB of the 8-bit picture; `state` is used up."""
-    # One step more, which is not taken, tells of the last picture: a program for its
-    # rendering alone would have to be compiled.
-    return np.asarray(programs.run(state, target, 1, math.inf)[1].psnr[..., 0])
+    # One step more tells of the picture before it: a program for its rendering alone
+    # would have to be compiled.
+    return np.asarray(programs.run(state, target, 1, NO_GOAL)[1].psnr[..., 0])
 
 
 def _functions(recipe, loss, quantizer, implementation, has_initial):
@@ -171,9 +174,8 @@ def _run(fit_step: FitStep, state, target, count, goal):
     The number of steps is a traced argument, so that one program runs chunks of any
     length, and where chunks end does not change a bit.
     """
-    steps_per_look = _STEPS_PER_LOOK.get(jax.default_backend(), _MANY_STEPS_PER_LOOK)
 
-    def step(carry, _):
+    def step(carry):
         state, log, looked, stop, residual = carry
         new, metrics, new_residual = fit_step.advance(state, target)
         row = jnp.where(stop, _MAX_CHUNK, looked)
@@ -187,18 +189,24 @@ def _run(fit_step: FitStep, state, target, count, goal):
             (state, residual),
             (new, new_residual),
         )
-        stop = stay | ~metrics.finite | (looked >= count)
-        return (state, log, looked, stop, residual), None
+        return state, log, looked, stay | ~metrics.finite, residual
 
-    def steps(carry):
-        return jax.lax.scan(step, carry, length=steps_per_look)[0]
+    def several_steps(carry):
+        carry, _ = jax.lax.scan(
+            lambda carry, _: (step(carry), None), carry, length=_STEPS_PER_LOOK
+        )
+        return carry
+
+    def room_for(number):
+        return lambda carry: ~carry[3] & (carry[2] + number <= count)
 
     one = jax.eval_shape(fit_step.advance, state, target)[1]
     log = jax.tree.map(lambda leaf: jnp.zeros(_MAX_CHUNK, leaf.dtype), one)
-    looked = jnp.zeros([], jnp.int32)
-    carry: Any = (state, log, looked, count < 1, jnp.zeros_like(target))
-    carry = jax.lax.while_loop(lambda carry: ~carry[3], steps, carry)
-    state, log, looked, _, residual = carry
+    looked, stop = jnp.zeros([], jnp.int32), jnp.zeros([], bool)
+    carry = state, log, looked, stop, jnp.zeros_like(target)
+    if default_platform() != "cpu":
+        carry = jax.lax.while_loop(room_for(_STEPS_PER_LOOK), several_steps, carry)
+    state, log, looked, _, residual = jax.lax.while_loop(room_for(1), step, carry)
     return state, log, looked, residual
 
 

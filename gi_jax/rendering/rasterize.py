@@ -49,8 +49,8 @@ def rasterize(
         that runs on the default device.
       capacity: pairs of tile and Gaussian; None chooses by N and the size. The picture
         does not depend on it. 'xla' handles so many at a time, about 100 bytes each.
-        'triton' keeps lists of so many, 32 bytes each; a picture that needs more is
-        drawn without lists, slowly.
+        'triton' keeps lists of so many, 32 bytes each, or of so many times the pictures
+        of a batch; what needs more is drawn without lists, slowly.
 
     Returns:
       [H, W, C] float32 (with 'dense': the dtype of the colours), not clipped.
@@ -98,7 +98,8 @@ def _render(gaussians, scale, image_size, implementation, capacity):
     gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
     factored = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
     rasterize_tiles = rasterize_xla if implementation == "xla" else rasterize_triton
-    return rasterize_tiles(*factored, image_size, capacity)
+    means, factor, colors = triton_call.vary_alike(*factored)
+    return rasterize_tiles(means, factor, colors, image_size, capacity)
 
 
 def check_gaussians(gaussians: Gaussians) -> None:

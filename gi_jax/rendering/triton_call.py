@@ -20,13 +20,18 @@ def why_unavailable() -> str | None:
     missing = [name for name in ("triton", "jax_triton") if not _is_installed(name)]
     if missing:
         return f"{' and '.join(missing)} not found; pip install 'gi_jax[cuda]'"
-    device = getattr(jax.config, "jax_default_device", None) or jax.default_backend()
-    platform = getattr(device, "platform", device)
+    platform = default_platform()
     if platform not in ("gpu", "cuda"):
         return f"it needs an NVIDIA GPU, and the default device is {platform!r}"
     if "cuda" not in jax.devices("gpu")[0].client.platform_version.lower():
         return "it needs an NVIDIA GPU, and the GPU here is another"
     return None
+
+
+def default_platform() -> str:
+    """Returns the platform of the default device, such as 'cpu' or 'gpu'."""
+    device = getattr(jax.config, "jax_default_device", None) or jax.default_backend()
+    return getattr(device, "platform", device)
 
 
 @functools.cache
@@ -49,6 +54,15 @@ def launch(
     results = _call(kernel, arrays, out, grid, num_warps, constants)
     axes = frozenset[str]().union(*map(_varying_axes, arrays))
     return [_vary(result, axes) for result in results]
+
+
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """Returns arrays that, inside `shard_map`, vary over the same mesh axes.
+
+    Gradients of those that did not are summed over the axes that are added.
+    """
+    axes = frozenset[str]().union(*map(_varying_axes, arrays))
+    return [_vary(array, axes) for array in arrays]
 
 
 def _call(kernel, arrays, out, grid, num_warps, constants):

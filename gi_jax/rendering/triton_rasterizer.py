@@ -32,9 +32,9 @@ _BLOCK: Final = 256
 # Channels that one launch of the kernels draws together.
 _GROUP: Final = 3
 
-# Backward, a warp walks squares of this side, and strips of about so many pixels; a
-# launch has so many programs at least, so that few large Gaussians keep a GPU busy, and
-# at least so many of them for strips.
+# Backward, a warp walks squares of this side, and strips of about so many pixels or
+# more; a launch has so many programs at least, so that few large Gaussians keep a GPU
+# busy, and at least so many of them for strips.
 SIDE: Final = 8
 _STRIP_PIXELS: Final = 2048
 _PROGRAMS: Final = 1 << 15
@@ -103,9 +103,9 @@ def rasterize_triton(
       factor: [N, 3] l11, l21, l22, pixels, none 0.
       colors: [N, C].
       image_size: H, W in pixels.
-      capacity: entries (tile, Gaussian) that the tile lists of a picture hold, 16 bytes
-        each and as much again while they are sorted. A picture that needs more is drawn
-        without lists: slowly, and just the same.
+      capacity: entries (tile, Gaussian) that the tile lists hold, 16 bytes each and as
+        much again while they are sorted; in a batch, the mean over its pictures. A
+        batch that needs more is drawn without lists: slowly, and just the same.
 
     Returns:
       [H, W, C] the picture, not clipped.
@@ -143,12 +143,16 @@ def _fold_batches(function):
 
     @batched.def_vmap
     def fold(size, is_batched, *arrays):
-        stacked = (
+        stacked = [
             array if mapped else jnp.broadcast_to(array, (size, *array.shape))
             for array, mapped in zip(arrays, is_batched)
-        )
-        results = batched(*(x.reshape(-1, *x.shape[2:]) for x in stacked))
-        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        ]
+        if size == 0:
+            shapes = jax.eval_shape(batched, *(jnp.zeros(x.shape[1:]) for x in stacked))
+            results = jax.tree.map(lambda x: jnp.zeros((0, *x.shape)), shapes)
+        else:
+            results = batched(*(x.reshape(-1, *x.shape[2:]) for x in stacked))
+            results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
         return results, jax.tree.map(lambda _: True, results)
 
     def single(*arrays):
@@ -161,10 +165,8 @@ def _fold_batches(function):
 def _forward(grid, means, factor, colors):
     """Returns the pictures, [B, H, W, C]."""
     pictures, _, channels = colors.shape
-    records, boxes = (
-        pack_records(means, factor, colors),
-        find_boxes(grid, means, factor),
-    )
+    records = pack_records(means, factor, colors)
+    boxes = find_boxes(grid, means, factor)
     lists = list_tiles(grid, pictures, records, boxes)
     return draw(grid, pictures, channels, records, lists)
 
@@ -186,6 +188,7 @@ def list_tiles(
         *(records, boxes, first, total),
         out=[int32(capacity), int32(capacity)],
         grid=(-(-capacity // _BLOCK),),
+        REACH=_CUT * _MARGIN**2,
         STEPS=count.bit_length(),
         BLOCK=_BLOCK,
         **_sizes(grid, pictures, count),
@@ -222,6 +225,7 @@ def draw(
         HEIGHT=grid.height,
         WIDTH=grid.width,
         CHANNELS=channels,
+        CUT=_CUT,
         WARPS=_WARPS,
         **_sizes(grid, pictures, count),
     )
@@ -237,7 +241,6 @@ def _sizes(grid, pictures, count):
         "TILES": grid.num_tiles,
         "COLUMNS": grid.columns,
         "TILE": _TILE,
-        "CUT": _CUT,
     }
 
 
@@ -247,15 +250,16 @@ def _backward(grid, means, factor, colors, cotangent):
 
     pictures, per_picture, channels = colors.shape
     count = pictures * per_picture
-    records, boxes = (
-        pack_records(means, factor, colors),
-        find_boxes(grid, means, factor),
-    )
+    records = pack_records(means, factor, colors)
+    boxes = find_boxes(grid, means, factor)
     groups = records.shape[0]
 
     strips = max(_PROGRAMS - count, _MIN_STRIPS)
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    strip_rows = _STRIP_PIXELS // jnp.maximum(width, 1)
+    # Few large Gaussians get small strips, many get such as there are programs for.
+    pixels = jnp.sum(width.astype(jnp.float32) * height)
+    strip_pixels = jnp.maximum(pixels / max(strips, 1), _STRIP_PIXELS)
+    strip_rows = (strip_pixels / jnp.maximum(width, 1)).astype(jnp.int32)
     strip_rows = jnp.maximum(strip_rows // SIDE, 1) * SIDE
     strip_count = jnp.where(width > 0, jnp.maximum(height - 1, 0) // strip_rows, 0)
     first, total = _running_sum(strip_count)

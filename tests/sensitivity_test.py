@@ -37,7 +37,7 @@ from gi_jax.coding.sensitivity import (
     dequantize,
     sensitivity_matched,
 )
-from gi_jax.gaussians import MAX_SIGMA, Cholesky, RotationScale
+from gi_jax.gaussians import MAX_SIGMA, Cholesky, RotationScale, to_cholesky
 
 SIZE = (40, 60)  # H, W
 
@@ -176,6 +176,20 @@ def test_decoding_gives_the_same_bits_in_numpy_and_jax():
     for a, b in zip(expected, actual):
         assert isinstance(a, np.ndarray) and a.dtype == np.float32
         np.testing.assert_array_equal(a, np.asarray(b))
+
+
+def test_decoding_to_cholesky_gives_the_same_bits_op_by_op():
+    quantizer = sensitivity_matched(SIZE, STEP)
+    symbols = QUANTIZER.encode(PARAMS, (), _gaussians(N))
+    expected = jax.jit(quantizer.decode)(PARAMS, (), symbols)
+    # NumPy is op by op already, and has the same bits up to here, see above.
+    symbols = jax.tree.map(np.asarray, symbols)
+    params = SensitivityParams(np.float32(STEP))
+    for a, b in zip(expected, quantizer.decode(params, (), symbols)):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    # The same Gaussians as RotationScale: l11 has 12 bits.
+    turned = to_cholesky(decode(symbols, PARAMS.step, SIZE))
+    np.testing.assert_allclose(expected.cholesky, turned.cholesky, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (65535, 2000)])

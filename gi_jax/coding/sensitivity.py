@@ -211,7 +211,10 @@ def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
 def _encode(
     step: jax.Array, gaussians: Gaussians, image_size: tuple[int, int]
 ) -> Symbols:
-    means, log_scales, angles, colors = to_rotation_scale(gaussians)
+    gaussians = jax.tree.map(jnp.asarray, gaussians)
+    if isinstance(gaussians, Cholesky):
+        gaussians = to_rotation_scale(gaussians)
+    means, log_scales, angles, colors = canonical(gaussians)
     m, rho = jnp.sum(log_scales, axis=1) / 2, (log_scales[:, 0] - log_scales[:, 1]) / 2
     energy_scale = jnp.exp(m) * math.sqrt(math.pi) / step
     # Both factors have HALF_BITS: exact products.
@@ -231,36 +234,37 @@ def _encode(
 
 
 def nearest_points(
-    lattice: Lattice, means: jax.Array, image_size: tuple[int, int]
-) -> jax.Array:
+    lattice: Lattice, means: Array, image_size: tuple[int, int]
+) -> Array:
     """Returns the points of N lattices nearest to positions, by each lattice's metric.
 
     Points lie within MARGIN of the picture: where the nearest does not, another one of
     its column is taken, or of the nearest column that reaches the picture.
 
     Args:
-      lattice: of N Gaussians.
-      means: [N, 2] x, y, pixels.
+      lattice: of N Gaussians, NumPy or JAX.
+      means: [N, 2] x, y, pixels, float32 of the same kind.
       image_size: H, W, pixels.
 
     Returns:
       [N, 2] i, j, int32.
     """
+    xp = means.__array_namespace__()
     column, shear, row = lattice
     low = -MARGIN
     right, bottom = (side * PIXEL_UNITS + MARGIN for side in image_size[::-1])
     x = _nearest(means[:, 0] * PIXEL_UNITS, low, right)
     y = _nearest(means[:, 1] * PIXEL_UNITS, low, bottom)
-    i = jnp.clip((x + column // 2) // column, -(-low // column), right // column)
+    i = xp.clip((x + column // 2) // column, -(-low // column), right // column)
     # In the whitened plane the lattice is square, so that columns and rows round each
     # by itself: j by y - shear · x / column, whose part in whole columns is exact.
     base = shear * i
-    over = (x - column * i).astype(jnp.float32) * shear / column
+    over = xp.astype(x - column * i, np.float32) * shear / column
     j = (y - base) // row
-    rest = (y - base - row * j).astype(jnp.float32)
-    j = j + jnp.round((rest - over) / row).astype(jnp.int32)
-    j = jnp.clip(j, -((base - low) // row), (bottom - base) // row)
-    return jnp.stack([i, j], axis=1)
+    rest = xp.astype(y - base - row * j, np.float32)
+    j = j + xp.astype(xp.round((rest - over) / row), np.int32)
+    j = xp.clip(j, -((base - low) // row), (bottom - base) // row)
+    return xp.stack([i, j], axis=1)
 
 
 def _exact_cholesky(gaussians: RotationScale) -> Cholesky:
@@ -297,10 +301,11 @@ def _to_float(integers: Any, unit: float) -> Any:
     return xp.astype(integers, np.float32) * np.float32(unit)
 
 
-def _nearest(values: jax.Array, low: Any, high: Any) -> jax.Array:
+def _nearest(values: Array, low: Any, high: Any) -> Array:
     """Rounds to the nearest int32 in a range; beyond 2^31 too."""
-    values = jnp.clip(values, np.float32(-(2**30)), np.float32(2**30))
-    return jnp.clip(jnp.round(values).astype(jnp.int32), low, high)
+    xp = values.__array_namespace__()
+    values = xp.clip(values, np.float32(-(2**30)), np.float32(2**30))
+    return xp.clip(xp.astype(xp.round(values), np.int32), low, high)
 
 
 def _times(values: Any, matrix: np.ndarray) -> Any:

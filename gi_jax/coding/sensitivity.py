@@ -126,7 +126,8 @@ def sensitivity_matched(
 
     def encode(params, state, gaussians):
         del state
-        return _encode(params.step, gaussians, image_size)
+        colors = quantized_colors(gaussians, params.step)
+        return quantized_geometry(colors, gaussians, image_size)
 
     def decode(params, state, symbols):
         del state
@@ -208,20 +209,34 @@ def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
     return np.ldexp(np.round(mantissa * 2**bits), exponent - bits).astype(np.float32)
 
 
-def _encode(
-    step: jax.Array, gaussians: Gaussians, image_size: tuple[int, int]
-) -> Symbols:
-    gaussians = jax.tree.map(jnp.asarray, gaussians)
-    if isinstance(gaussians, Cholesky):
-        gaussians = to_rotation_scale(gaussians)
-    means, log_scales, angles, colors = canonical(gaussians)
-    m, rho = jnp.sum(log_scales, axis=1) / 2, (log_scales[:, 0] - log_scales[:, 1]) / 2
-    energy_scale = jnp.exp(m) * math.sqrt(math.pi) / step
+def quantized_colors(gaussians: Gaussians, step: Any) -> jax.Array:
+    """Returns the integer colours k of Gaussians, [N, C] int32.
+
+    Args:
+      gaussians: N Gaussians in either parametrization.
+      step: D.
+    """
+    log_scales, colors = _axes(gaussians).log_scales, gaussians.colors
+    energy_scale = jnp.exp(jnp.sum(log_scales, axis=1) / 2) * math.sqrt(math.pi) / step
     # Both factors have HALF_BITS: exact products.
     z = lax.reduce_precision(colors * energy_scale[:, None], 8, HALF_BITS - 1)
     z = _times(z, _inverse_transform(colors.shape[1]))
-    k = _nearest(z, -MAX_COLOR, MAX_COLOR)
-    c = energy_class(k)
+    return _nearest(z, -MAX_COLOR, MAX_COLOR)
+
+
+def quantized_geometry(
+    colors: jax.Array, gaussians: Gaussians, image_size: tuple[int, int]
+) -> Symbols:
+    """Returns the symbols nearest to some Gaussians that have given integer colours.
+
+    Args:
+      colors: [N, C] int32, which fix all grids.
+      gaussians: N Gaussians, whose own colours do not matter.
+      image_size: H, W, pixels.
+    """
+    means, log_scales, angles, _ = _axes(gaussians)
+    m, rho = jnp.sum(log_scales, axis=1) / 2, (log_scales[:, 0] - log_scales[:, 1]) / 2
+    c = energy_class(colors)
     unit = take(tables().log_steps, c) * np.float32(1 / LOG_UNITS)
     size = (m - MIN_LOG_SIZE / LOG_UNITS) / unit
     size = _nearest(size, 0, take(tables().num_sizes, c) - 1)
@@ -230,7 +245,15 @@ def _encode(
     angle = _nearest(angles / math.pi * turns, 0, turns) % turns
     scale = lattice_scale(log_size(size, c), c)
     cells = lattice(scale, log_aspect(ring, c), angle, turns, image_size)
-    return Symbols(k, size, ring, angle, nearest_points(cells, means, image_size))
+    points = nearest_points(cells, means, image_size)
+    return Symbols(colors, size, ring, angle, points)
+
+
+def _axes(gaussians: Gaussians) -> RotationScale:
+    gaussians = jax.tree.map(jnp.asarray, gaussians)
+    if isinstance(gaussians, Cholesky):
+        return to_rotation_scale(gaussians)
+    return canonical(gaussians)
 
 
 def nearest_points(

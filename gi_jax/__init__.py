@@ -26,6 +26,8 @@ from gi_jax.coding.sensitivity import (
     SensitivityParams,
     Symbols,
     dequantize,
+    quantized_colors,
+    quantized_geometry,
     sensitivity_matched,
 )
 from gi_jax.coding.sensitivity_codec import quantized_mean, write_symbols
@@ -111,6 +113,8 @@ __all__ = [
     "parameters",
     "per_field",
     "psnr",
+    "quantized_colors",
+    "quantized_geometry",
     "quantized_mean",
     "random",
     "rasterize",

@@ -211,7 +211,8 @@ def _info(args: argparse.Namespace) -> int:
         ]
         lines += [
             f"  {name:18}{'':>10}{value:>20.2f}"
-            for name, value in record.get("symbol_bits", {}).items()
+            for kind in ("symbol_bits", "order_bits")
+            for name, value in record.get(kind, {}).items()
         ]
         return "\n".join(lines)
 

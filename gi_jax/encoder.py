@@ -6,7 +6,8 @@ from typing import Final
 from jax.typing import ArrayLike
 
 from gi_jax.coding.bitstream import Header, find_problem
-from gi_jax.coding.codec import PAPER_CODEC, paper_quantizer, write_gaussians
+from gi_jax.coding.codec import paper_quantizer, write_gaussians
+from gi_jax.coding.paper_symbols import PAPER_CODEC
 from gi_jax.fitting.fit import check_count, checked_image, fit
 from gi_jax.fitting.presets import Preset, fine_tuning
 from gi_jax.gaussians import canonical

@@ -104,8 +104,9 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
     if problem := find_problem(header):
         raise BitstreamError(problem)
     # Every Gaussian has a bit of its own at least (a byte in codec 1, `positions.py`, a
-    # sign in codec 2, `symbol_coding.py`), so that no number of Gaussians can make the
-    # reader allocate much more than the file has bytes.
+    # sign in codec 2, `symbol_coding.py`, two bytes in codec 3, `paper_symbols.py`), so
+    # that no number of Gaussians can make the reader allocate much more than the file
+    # has bytes.
     if header.num_gaussians > 8 * len(data):
         raise BitstreamError(
             f"{header.num_gaussians} Gaussians do not fit {len(data)} bytes"

@@ -1,6 +1,7 @@
 """Files: Gaussians to bytes by the paper's codec, and bytes of any codec to pictures.
 
-Codec 1 is the paper's, of this module; codec 2 is that of `sensitivity_codec.py`.
+Codecs 1 and 3 are the paper's, of this module; codec 2 is that of
+`sensitivity_codec.py`.
 
 In the paper's codec positions are halves, shapes have a learned step, colours are
 residual vector quantized (GaussianImage, arXiv:2403.08551, section 3.3), all symbols
@@ -9,11 +10,7 @@ little-endian:
 
     SIDE  u8 bits of a shape symbol, u16 entries of a codebook, u8 stages;
           float32 step[3], offset[3], codebooks[stages, entries, channels]
-    MEAN  positions               (`positions.py`)
-    SHAP  three columns of shape  (`entropy_models.py`)
-    COLR  a column for each stage (`entropy_models.py`)
-
-Gaussians stand in the order of their positions, the same in all sections.
+    MEAN, SHAP, COLR of codec 1 or GAUS of codec 3: the symbols (`paper_symbols.py`)
 """
 
 import functools
@@ -27,8 +24,15 @@ import numpy as np
 
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
-from gi_jax.coding.entropy_models import MAX_ALPHABET, decode_columns, encode_columns
-from gi_jax.coding.positions import decode_positions, encode_positions, sorted_order
+from gi_jax.coding.entropy_models import MAX_ALPHABET
+from gi_jax.coding.paper_symbols import (
+    ORDERS,
+    SHAPE_COLUMNS,
+    Alphabets,
+    Order,
+    SymbolInfo,
+    coding_of,
+)
 from gi_jax.coding.quantization import (
     Fields,
     Quantizer,
@@ -49,8 +53,6 @@ from gi_jax.gaussians import Cholesky, Gaussians, RotationScale
 from gi_jax.images import to_uint8
 from gi_jax.rendering.rasterize import check_gaussians, rasterize
 
-PAPER_CODEC: Final = 1  # in the header
-
 # Numbers of the parametrizations in the header.
 PARAMETRIZATIONS: Final[dict[int, Any]] = {1: Cholesky, 2: RotationScale}
 
@@ -62,10 +64,9 @@ MAX_STAGES: Final = 8  # eight stages of eight entries are 24 bits already
 STRIP_PIXELS: Final = 2**22
 STRIP_ROWS: Final = 16
 
-_TAGS: Final = (b"SIDE", b"MEAN", b"SHAP", b"COLR")
+_SIDE_TAG: Final = b"SIDE"
 _SIDE: Final = struct.Struct("<BHB")
 _FLOAT: Final = np.dtype("<f4")
-_SHAPE_COLUMNS: Final = 3  # of both parametrizations
 
 
 class DecodedGaussians(NamedTuple):
@@ -84,6 +85,7 @@ class Contents(NamedTuple):
     params: Fields
     state: Fields
     symbols: Fields  # [N, 2], [N, 3], [N, stages] int32, NumPy
+    symbol_info: SymbolInfo
 
 
 @functools.lru_cache(maxsize=32)  # So that what is jitted with it is compiled once.
@@ -138,6 +140,7 @@ def write_gaussians(
     image_size: tuple[int, int],
     *,
     shape_bits: int = 6,
+    order: Order = "sorted",
 ) -> bytes:
     """Returns the file of Gaussians that are quantized by a `paper_quantizer`.
 
@@ -147,10 +150,15 @@ def write_gaussians(
       state: of the quantizer.
       image_size: H, W of the fitted picture, as given to the quantizer.
       shape_bits: as given to the quantizer; the rest shows in params and state.
+      order: what becomes of the bits that the order of the Gaussians is worth; see
+        `paper_symbols.py`. "sorted" is quicker, "bits_back" the paper's proposal.
 
     Raises:
-      ValueError: if something is not finite, or beyond the limits of `bitstream`.
+      ValueError: if the order is unknown, or something is not finite or beyond the
+        limits of `bitstream`.
     """
+    if order not in ORDERS:
+        raise ValueError(f"order: expected one of {list(ORDERS)}, got {order!r}")
     check_gaussians(gaussians)
     shape, codebooks = params.shape, state.colors.codebooks
     if not _all_finite((gaussians, shape, codebooks)):
@@ -164,7 +172,8 @@ def write_gaussians(
     kinds = {kind: number for number, kind in PARAMETRIZATIONS.items()}
     kind: Any = type(gaussians)
     height, width = image_size
-    header = Header(PAPER_CODEC, kinds[kind], width, height, channels, num_gaussians)
+    coding = ORDERS[order]
+    header = Header(coding.codec, kinds[kind], width, height, channels, num_gaussians)
     quantizer = paper_quantizer(
         image_size,
         parametrization=kind,
@@ -173,17 +182,12 @@ def write_gaussians(
         num_stages=num_stages,
     )
     symbols = jax.tree.map(np.asarray, quantizer.encode(params, state, gaussians))
-    order = sorted_order(symbols.means)
-    means, shapes, colors = (field[order] for field in symbols)
     floats = [np.ravel(x).astype(_FLOAT) for x in (shape.step, shape.offset, codebooks)]
     side = _SIDE.pack(shape_bits, codebook_size, num_stages)
-    payloads = (
-        side + np.concatenate(floats).tobytes(),
-        encode_positions(means),
-        encode_columns(shapes, [2**shape_bits] * _SHAPE_COLUMNS),
-        encode_columns(colors, [codebook_size] * num_stages),
-    )
-    return bitstream.pack(header, dict(zip(_TAGS, payloads, strict=True)))
+    side += np.concatenate(floats).tobytes()
+    alphabets = Alphabets(2**shape_bits, codebook_size, num_stages)
+    payloads = coding.encode(symbols, alphabets)
+    return bitstream.pack(header, {_SIDE_TAG: side} | payloads)
 
 
 def read_symbols(data: bytes) -> Contents:
@@ -200,16 +204,16 @@ def read_symbols(data: bytes) -> Contents:
 
 def read_paper(header: Header, sections: dict[bytes, bytes]) -> Contents:
     """Returns what `read_symbols` does, from a file that is unpacked already."""
-    if header.codec != PAPER_CODEC:
-        raise BitstreamError(f"expected codec {PAPER_CODEC}, got {header.codec}")
+    coding = coding_of(header.codec)
     if header.parametrization not in PARAMETRIZATIONS:
         raise BitstreamError(
             f"expected a parametrization of {list(PARAMETRIZATIONS)}, "
             f"got {header.parametrization}"
         )
-    if tuple(sections) != _TAGS:
-        raise BitstreamError(f"expected sections {_TAGS}, got {tuple(sections)}")
-    side, means, shapes, colors = sections.values()
+    tags = _SIDE_TAG, *coding.tags
+    if tuple(sections) != tags:
+        raise BitstreamError(f"expected sections {tags}, got {tuple(sections)}")
+    side = sections[_SIDE_TAG]
     shape_bits, uniform_params, vq_state = _read_side(side, header.channels)
     num_stages, codebook_size, _ = vq_state.codebooks.shape
     quantizer = paper_quantizer(
@@ -219,14 +223,10 @@ def read_paper(header: Header, sections: dict[bytes, bytes]) -> Contents:
         codebook_size=codebook_size,
         num_stages=num_stages,
     )
-    n = header.num_gaussians
-    symbols = Fields(
-        decode_positions(means, n),
-        decode_columns(shapes, n, [2**shape_bits] * _SHAPE_COLUMNS),
-        decode_columns(colors, n, [codebook_size] * num_stages),
-    )
+    alphabets = Alphabets(2**shape_bits, codebook_size, num_stages)
+    symbols, info = coding.decode(sections, header.num_gaussians, alphabets)
     params, state = Fields((), uniform_params, ()), Fields((), (), vq_state)
-    return Contents(header, sections, quantizer, params, state, symbols)
+    return Contents(header, sections, quantizer, params, state, symbols, info)
 
 
 def read_gaussians(data: bytes) -> DecodedGaussians:
@@ -246,8 +246,10 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
         symbols, step, mean, _ = read_contents(header, sections)
         gaussians = complete_gaussians(symbols, step, mean, image_size)
     else:
-        _, _, quantizer, params, state, fields = read_paper(header, sections)
-        gaussians = quantizer.decode(params, state, jax.tree.map(jnp.asarray, fields))
+        contents = read_paper(header, sections)
+        fields = jax.tree.map(jnp.asarray, contents.symbols)
+        _, _, quantizer, params, state, *_ = contents
+        gaussians = quantizer.decode(params, state, fields)
     if not _all_finite(gaussians):
         raise BitstreamError("parameters that are not finite")
     return DecodedGaussians(gaussians, image_size)
@@ -308,7 +310,7 @@ def _read_side(
             f"{num_stages} stages are out of range"
         )
     shape = num_stages, codebook_size, channels
-    expected = _SIDE.size + _FLOAT.itemsize * (2 * _SHAPE_COLUMNS + math.prod(shape))
+    expected = _SIDE.size + _FLOAT.itemsize * (2 * SHAPE_COLUMNS + math.prod(shape))
     if len(side) != expected:
         raise BitstreamError(
             f"section SIDE: expected {expected} bytes, got {len(side)}"
@@ -316,7 +318,7 @@ def _read_side(
     floats = np.frombuffer(side, _FLOAT, offset=_SIDE.size).astype(np.float32)
     if not np.isfinite(floats).all():
         raise BitstreamError("section SIDE: numbers that are not finite")
-    step, offset, codebooks = np.split(floats, [_SHAPE_COLUMNS, 2 * _SHAPE_COLUMNS])
+    step, offset, codebooks = np.split(floats, [SHAPE_COLUMNS, 2 * SHAPE_COLUMNS])
     params = UniformParams(jnp.asarray(step), jnp.asarray(offset))
     counts = jnp.ones(shape[:2], jnp.float32)  # decoding does not use them
     state = ResidualVQState(jnp.asarray(codebooks.reshape(shape)), counts)

@@ -30,7 +30,7 @@ from gi_jax.coding.bitstream import BitstreamError
 # Tables of wider symbols would outweigh the symbols: split those into bytes.
 MAX_ALPHABET: Final = 256
 
-_WORD: Final = np.dtype("<u4")
+WORD: Final = np.dtype("<u4")  # of constriction, in payloads
 
 
 def encode_columns(symbols: np.ndarray, alphabets: Sequence[int]) -> bytes:
@@ -44,21 +44,21 @@ def encode_columns(symbols: np.ndarray, alphabets: Sequence[int]) -> bytes:
       ValueError: if a symbol is not in its alphabet.
     """
     tables, models = bytearray(), []
-    for column, alphabet in zip(symbols.T, _checked(alphabets), strict=True):
+    for column, alphabet in zip(symbols.T, checked_alphabets(alphabets), strict=True):
         if column.size and not (column.min() >= 0 and column.max() < alphabet):
             raise ValueError(
                 f"symbols: expected 0 to {alphabet - 1}, "
                 f"got {column.min()} to {column.max()}"
             )
         counts = np.bincount(column, minlength=alphabet)
-        tables += _encode_counts(counts)
-        models.append(_model(counts))
+        tables += encode_counts(counts)
+        models.append(rank_model(counts))
     coder = constriction.stream.stack.AnsCoder()
     for column, (occurring, model) in reversed(list(zip(symbols.T, models))):
         if model is not None:
             ranks = np.searchsorted(occurring, column).astype(np.int32)
             coder.encode_reverse(ranks, model)
-    return bytes(tables) + coder.get_compressed().astype(_WORD).tobytes()
+    return bytes(tables) + coder.get_compressed().astype(WORD).tobytes()
 
 
 def decode_columns(
@@ -78,18 +78,13 @@ def decode_columns(
       BitstreamError: if the payload is not exactly one of N symbols.
     """
     start, tables = 0, []
-    for alphabet in _checked(alphabets):
-        counts, start = _decode_counts(payload, start, num_symbols, alphabet)
+    for alphabet in checked_alphabets(alphabets):
+        counts, start = decode_counts(payload, start, num_symbols, alphabet)
         tables.append(counts)
-    if (len(payload) - start) % _WORD.itemsize:
-        raise BitstreamError("coded symbols: expected a whole number of 32-bit words")
-    words = np.frombuffer(payload, _WORD, offset=start).astype(np.uint32)
-    if words.size and words[-1] == 0:
-        raise BitstreamError("coded symbols: the last word is 0")
-    coder = constriction.stream.stack.AnsCoder(words)
+    coder = open_coder(payload, start)
     symbols = np.empty((num_symbols, len(tables)), np.int32)
     for column, counts in zip(symbols.T, tables):
-        occurring, model = _model(counts)
+        occurring, model = rank_model(counts)
         if model is None:
             column[:] = occurring[0] if num_symbols else 0
             continue
@@ -132,13 +127,28 @@ def decode_varint(payload: bytes, start: int) -> tuple[int, int]:
     raise BitstreamError("a number in a table of counts is malformed")
 
 
-def _checked(alphabets: Sequence[int]) -> Sequence[int]:
+def open_coder(payload: bytes, start: int) -> constriction.stream.stack.AnsCoder:
+    """Returns the coder of the words from `start` to the end of a payload.
+
+    Raises:
+      BitstreamError: if no coder could have left them.
+    """
+    if (len(payload) - start) % WORD.itemsize:
+        raise BitstreamError("coded symbols: expected a whole number of 32-bit words")
+    words = np.frombuffer(payload, WORD, offset=start).astype(np.uint32)
+    if words.size and words[-1] == 0:
+        raise BitstreamError("coded symbols: the last word is 0")
+    return constriction.stream.stack.AnsCoder(words)
+
+
+def checked_alphabets(alphabets: Sequence[int]) -> Sequence[int]:
+    """Returns numbers of symbols; raises ValueError if a table has no room for them."""
     if not all(1 <= alphabet <= MAX_ALPHABET for alphabet in alphabets):
         raise ValueError(f"alphabets: expected 1 to {MAX_ALPHABET}, got {alphabets}")
     return alphabets
 
 
-def _model(counts: np.ndarray) -> tuple:
+def rank_model(counts: np.ndarray) -> tuple:
     """Returns the symbols that occur, and a model of their ranks if it takes one.
 
     constriction gives every symbol of a model some probability and needs at least two.
@@ -151,7 +161,8 @@ def _model(counts: np.ndarray) -> tuple:
     return occurring, model
 
 
-def _encode_counts(counts: np.ndarray) -> bytes:
+def encode_counts(counts: np.ndarray) -> bytes:
+    """Returns the table of a column."""
     table, absent = bytearray(), 0
     for count in counts.tolist():
         if count == 0:
@@ -164,9 +175,14 @@ def _encode_counts(counts: np.ndarray) -> bytes:
     return bytes(table)  # the rest follows from the sum
 
 
-def _decode_counts(
+def decode_counts(
     payload: bytes, start: int, total: int, alphabet: int
 ) -> tuple[np.ndarray, int]:
+    """Returns the counts [alphabet] of the table at `start`, and where it ends.
+
+    Raises:
+      BitstreamError: if it is not a table of counts with this total.
+    """
     counts = np.zeros(alphabet, np.int64)
     symbol, left = 0, total
     while left:

@@ -5,6 +5,7 @@ from typing import Any
 
 from gi_jax.coding import bitstream
 from gi_jax.coding.codec import PARAMETRIZATIONS, read_paper
+from gi_jax.coding.paper_symbols import Order
 from gi_jax.coding.sensitivity_codec import SENSITIVITY_CODEC, read_contents
 from gi_jax.gaussians import RotationScale
 
@@ -32,6 +33,11 @@ class PaperInfo(FileInfo):
     shape_bits: int
     codebook_size: int
     num_stages: int
+    order: Order
+    num_plain: int  # Gaussians that are coded in a given order, not by bits-back coding
+    # Bits per Gaussian that bits-back coding saved, against the ideal code in a given
+    # order, and the most that it could, log2 N! - log2 N; {} for another order.
+    order_bits: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,10 @@ def file_info(data: bytes) -> PaperInfo | SensitivityInfo:
             mean=tuple(contents.mean.tolist()),
             symbol_bits={k: v / n for k, v in contents.bits.items()},
         )
-    codebooks = read_paper(header, sections).state.colors.codebooks
+    paper = read_paper(header, sections)
+    codebooks = paper.state.colors.codebooks
+    order, num_plain, saved, bound = paper.symbol_info
+    by_order = {"order saved": saved, "order bound": bound}
     return PaperInfo(
         **common,
         codec="paper",
@@ -89,4 +98,9 @@ def file_info(data: bytes) -> PaperInfo | SensitivityInfo:
         shape_bits=sections[b"SIDE"][0],
         codebook_size=codebooks.shape[1],
         num_stages=codebooks.shape[0],
+        order=order,
+        num_plain=num_plain,
+        order_bits={
+            k: v / n for k, v in by_order.items() if n and order == "bits_back"
+        },
     )

@@ -19,7 +19,7 @@ push the number back. Thus N! / (d! ..) orders are paid back, as many as there a
 Every row comes with a number that is popped before it: where a row is worth more than
 that, the stack grows although it is popped, and one or two rows fill it. (If the order
 of N - K rows were popped at once, the K plain ones would have to be worth log2 (N - K)!
-bits: a fifth of all, for Gaussians of 50 bits and N = 10,000.)
+bits: nearly a fifth of all, for Gaussians of 50 bits and N = 10,000.)
 
 A row is a string of bytes, one of each column. Columns have semi-static models, or are
 noise: those stay beside the stack, as they are.

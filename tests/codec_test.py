@@ -32,6 +32,7 @@ from gi_jax.coding.codec import (
     write_gaussians,
 )
 from gi_jax.coding.file_info import file_info
+from gi_jax.coding.paper_symbols import Order
 from gi_jax.coding.positions import sorted_order
 from gi_jax.coding.quantization import Fields, UniformParams
 from gi_jax.coding.vector_quantization import ResidualVQState
@@ -70,8 +71,9 @@ def _learned(channels: int, bits: int = 6, entries: int = 8, stages: int = 2):
     return Fields((), params, ()), Fields((), (), state)
 
 
-def _file(kind: type, n: int, channels: int) -> bytes:
-    return write_gaussians(_gaussians(kind, n, channels), *_learned(channels), SIZE)
+def _file(kind: type, n: int, channels: int, order: Order = "sorted") -> bytes:
+    gaussians = _gaussians(kind, n, channels)
+    return write_gaussians(gaussians, *_learned(channels), SIZE, order=order)
 
 
 @KINDS
@@ -94,6 +96,30 @@ def test_reading_gives_what_the_quantizer_decodes_bit_for_bit(kind, n, channels)
     in_training = quantizer.apply(params, state, gaussians, jax.random.key(1))[0]
     for a, b in zip(in_training, decoded):
         np.testing.assert_array_equal(np.asarray(a)[order], np.asarray(b))
+
+
+@KINDS
+@pytest.mark.parametrize(("n", "channels"), [(0, 3), (1, 1), (150, 3)])
+def test_bits_back_coding_reads_as_sorting_does(kind, n, channels):
+    sorted_file, back_file = (
+        _file(kind, n, channels, order) for order in ("sorted", "bits_back")
+    )
+    symbols = [read_symbols(data).symbols for data in (sorted_file, back_file)]
+    jax.tree.map(np.testing.assert_array_equal, *symbols)
+    assert all(x.dtype == np.int32 for x in jax.tree.leaves(symbols))
+    values = [read_gaussians(data) for data in (sorted_file, back_file)]
+    jax.tree.map(np.testing.assert_array_equal, *values)
+    assert len(back_file) < len(sorted_file)  # Fewer sections, if nothing else.
+
+
+def test_equal_gaussians_are_all_kept():
+    which = np.concatenate([np.arange(15), np.arange(10), np.arange(5)])
+    gaussians = jax.tree.map(lambda x: x[which], _gaussians(Cholesky, 30, 3))
+    data = write_gaussians(gaussians, *_learned(3), SIZE, order="bits_back")
+    symbols = read_symbols(data).symbols
+    rows = np.concatenate(symbols, axis=1)
+    numbers = np.unique(rows, axis=0, return_counts=True)[1]
+    assert sorted(numbers) == [1] * 5 + [2] * 5 + [3] * 5
 
 
 def test_other_bits_entries_and_stages():
@@ -121,7 +147,18 @@ def test_info_accounts_for_every_byte():
     assert info.bpp == 8 * len(data) / (SIZE[0] * SIZE[1])
     assert (info.parametrization, info.image_size) == ("RotationScale", SIZE)
     assert (info.channels, info.num_gaussians) == (4, 100)
+    assert (info.codec, info.order, info.num_plain) == ("paper", "sorted", 100)
+    assert info.order_bits == {}
     assert file_info(_file(Cholesky, 0, 1)).bits_per_gaussian == {}
+
+
+def test_info_says_what_bits_back_coding_saved():
+    info = file_info(_file(Cholesky, 150, 3, "bits_back"))
+    assert (info.codec, info.order, info.num_plain) == ("paper", "bits_back", 1)
+    assert list(info.section_bytes) == ["header", "SIDE", "GAUS"]
+    saved, bound = info.order_bits.values()
+    assert 0 < bound - saved < 64 / 150  # Words have 32 bits.
+    assert file_info(_file(Cholesky, 0, 1, "bits_back")).order_bits == {}
 
 
 def test_a_file_is_smaller_than_its_plain_symbols():
@@ -180,13 +217,19 @@ def test_what_cannot_be_written_is_refused():
         write_gaussians(gaussians, params, _learned(2)[1], SIZE)
     with pytest.raises(ValueError, match="sides"):
         write_gaussians(gaussians, params, state, (37, 65536))
+    with pytest.raises(ValueError, match="order: expected"):
+        write_gaussians(gaussians, params, state, SIZE, order="random")
     with pytest.raises(ValueError, match="shape_bits"):
         paper_quantizer(SIZE, shape_bits=9)
 
 
 # --- golden files
 
-GOLDEN_FILES = {"cholesky": (Cholesky, 24, 3), "rotation_scale": (RotationScale, 9, 1)}
+GOLDEN_FILES = {
+    "cholesky": (Cholesky, 24, 3),
+    "rotation_scale": (RotationScale, 9, 1),
+    "bits_back": (Cholesky, 24, 3, "bits_back"),
+}
 
 
 def _expected(data: bytes) -> dict:
@@ -215,7 +258,14 @@ def test_golden_files_stay_as_they_are(name):
 
 # --- hostile files
 
-FILES = [_file(Cholesky, 30, 3), _file(RotationScale, 12, 1)]
+FILES = [
+    _file(Cholesky, 30, 3),
+    _file(RotationScale, 12, 1),
+    _file(RotationScale, 12, 1, "bits_back"),
+]
+KINDS_OF_FILE = pytest.mark.parametrize(
+    "file", FILES, ids=["cholesky", "rotation_scale", "bits_back"]
+)
 hostile = {"refused": 0, "read": 0}  # files tried by the tests below
 
 
@@ -264,7 +314,7 @@ def _mutations(draw) -> bytes:
         other = draw(st.integers(0, len(data) - 1))
         changed[position], changed[other] = changed[other], changed[position]
     else:
-        other = FILES[0] if data is FILES[1] else FILES[1]
+        other = draw(st.sampled_from(FILES))
         changed[position:] = other[draw(st.integers(0, len(other) - 1)) :]
     return bytes(changed)
 
@@ -289,7 +339,7 @@ def test_foreign_bytes_are_refused(noise):
         assert not _is_read(_with_checksum(file[:25] + noise + bytes(4)))
 
 
-@pytest.mark.parametrize("file", FILES, ids=["cholesky", "rotation_scale"])
+@KINDS_OF_FILE
 def test_every_byte_forged(file):
     for position in range(len(file) - 4):
         for mask in (0x01, 0xFF):
@@ -298,7 +348,7 @@ def test_every_byte_forged(file):
             _is_read(_with_checksum(bytes(forged)))
 
 
-@pytest.mark.parametrize("file", FILES, ids=["cholesky", "rotation_scale"])
+@KINDS_OF_FILE
 @pytest.mark.parametrize(
     ("offset", "dtype"),
     [(11, "<u4"), (15, "<u4"), (19, "<u2"), (21, "<u4")],

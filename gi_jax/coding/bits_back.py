@@ -19,7 +19,7 @@ push the number back. Thus N! / (d! ..) orders are paid back, as many as there a
 Every row comes with a number that is popped before it: where a row is worth more than
 that, the stack grows although it is popped, and one or two rows fill it. (If the order
 of N - K rows were popped at once, the K plain ones would have to be worth log2 (N - K)!
-bits: a fifth of all, for Gaussians of 50 bits and N = 10,000.)
+bits: nearly a fifth of all, for Gaussians of 50 bits and N = 10,000.)
 
 A row is a string of bytes, one of each column. Columns have semi-static models, or are
 noise: those stay beside the stack, as they are.
@@ -147,7 +147,7 @@ def decode_rows(payload: bytes, num_rows: int, alphabets: Sequence[int]) -> Deco
     start = num_rows * len(noisy)
     if len(payload) < start:
         raise BitstreamError(f"{num_rows} rows do not fit {len(payload)} bytes")
-    noise = np.frombuffer(payload, np.uint8, start).reshape(num_rows, -1)
+    noise = payload[:start]
     num_plain, start = decode_varint(payload, start)
     if not 1 <= num_plain <= num_rows:
         raise BitstreamError(f"coded rows: {num_plain} plain ones of {num_rows}")
@@ -247,7 +247,7 @@ def _push(
 
 def _pop(
     coder: constriction.stream.stack.AnsCoder,
-    noise: np.ndarray,
+    noise: bytes,
     noisy: list[int],
     columns: list[_Column],
     width: int,
@@ -255,26 +255,26 @@ def _pop(
 ) -> list[bytes]:
     """Undoes `_push`, last row first; returns all rows, sorted."""
     row = bytearray(width)
-    seen, placed = Counter[bytes](), SortedRows()
-    plain = []
-    num_back = len(noise) - num_plain
-    for left, values in enumerate(noise.tolist(), 1):
-        for place, value in zip(noisy, values):
-            row[place] = value
+    plain: list[bytes] = []
+    back = SortedRows()
+    num_rows = len(noise) // len(noisy)
+    num_back = num_rows - num_plain
+    values = iter(noise)
+    for left in range(1, num_rows + 1):
+        for place in noisy:
+            row[place] = next(values)
         for place, model, symbols, _ in columns:
             row[place] = symbols[0 if model is None else coder.decode(model)]
         string = bytes(row)
         if left > num_back:
             plain.append(string)
             continue
-        earlier = seen[string]
-        seen[string] += 1
-        number = placed.insert(string) - earlier
-        if earlier:
-            number += coder.decode(_uniform(earlier + 1))
+        number, copies = back.insert(string)
+        if copies:
+            number += coder.decode(_uniform(copies + 1))
         if left > 1:
             coder.encode_reverse(number, _uniform(left))
-    return sorted(plain + placed.to_list())
+    return sorted(plain + back.to_list())
 
 
 def _noisy(alphabets: Sequence[int]) -> list[int]:

@@ -4,7 +4,8 @@ For coding things whose order means nothing (`bits_back.py`): which of those tha
 left is the i-th, and how many of those that were seen come before a new one.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -57,16 +58,26 @@ class SortedRows:
         self._blocks: list[list[bytes]] = [[]]
         self._ends: list[bytes] = []  # the last row of each block but the last
 
-    def insert(self, row: bytes) -> int:
-        """Returns how many rows do not come after this one, and puts it behind them."""
-        where = bisect_right(self._ends, row)
+    def insert(self, row: bytes) -> tuple[int, int]:
+        """Puts a row in its place.
+
+        Returns:
+          How many smaller rows there are, and how many others that are equal.
+        """
+        smaller, _, _ = self._find(row, bisect_left)
+        up_to, where, place = self._find(row, bisect_right)
         block = self._blocks[where]
-        place = bisect_right(block, row)
         block.insert(place, row)
         if len(block) >= 2 * _BLOCK:
             self._blocks[where : where + 1] = [block[:_BLOCK], block[_BLOCK:]]
             self._ends.insert(where, block[_BLOCK - 1])
-        return place + sum(map(len, self._blocks[:where]))
+        return smaller, up_to - smaller
+
+    def _find(self, row: bytes, bisect: Callable) -> tuple[int, int, int]:
+        """Returns how many rows are before a place, its block and its place there."""
+        where = bisect(self._ends, row)
+        place = bisect(self._blocks[where], row)
+        return place + sum(map(len, self._blocks[:where])), where, place
 
     def to_list(self) -> list[bytes]:
         """Returns all rows, sorted."""

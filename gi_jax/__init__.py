@@ -10,6 +10,7 @@ from gi_jax.coding.codec import (
     read_gaussians,
     write_gaussians,
 )
+from gi_jax.coding.descent import descend
 from gi_jax.coding.file_info import file_info
 from gi_jax.coding.quantization import (
     YCOCG,
@@ -30,7 +31,7 @@ from gi_jax.coding.sensitivity import (
 )
 from gi_jax.coding.sensitivity_codec import quantized_mean, write_symbols
 from gi_jax.coding.vector_quantization import residual_vq
-from gi_jax.encoder import encode
+from gi_jax.encoder import compress, encode
 from gi_jax.fitting.densification import densify
 from gi_jax.fitting.fit import FitDivergedError, FitResult, fit
 from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
@@ -44,6 +45,8 @@ from gi_jax.fitting.optimizers import (
     parameters,
 )
 from gi_jax.fitting.presets import Recipe, fine_tuning
+from gi_jax.fitting.pursuit import pursue
+from gi_jax.fitting.rate import energy_rate, estimated_bits
 from gi_jax.gaussians import (
     Cholesky,
     Gaussians,
@@ -83,13 +86,17 @@ __all__ = [
     "area",
     "canonical",
     "chain",
+    "compress",
     "conic",
     "content",
     "covariance",
     "decode",
     "densify",
     "dequantize",
+    "descend",
     "encode",
+    "energy_rate",
+    "estimated_bits",
     "file_info",
     "fine_tuning",
     "fit",
@@ -105,6 +112,7 @@ __all__ = [
     "parameters",
     "per_field",
     "psnr",
+    "pursue",
     "quantized_mean",
     "random",
     "rasterize",

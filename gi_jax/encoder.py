@@ -16,6 +16,8 @@ from gi_jax.coding.codec import PAPER_CODEC, paper_quantizer, write_gaussians
 from gi_jax.coding.rates import rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import SensitivityParams, Symbols, sensitivity_matched
 from gi_jax.coding.sensitivity_codec import (
+    MAX_STEP,
+    MIN_STEP,
     SENSITIVITY_CODEC,
     quantized_mean,
     write_symbols,
@@ -139,13 +141,13 @@ class Effort:
 EFFORTS: Final = {
     1: Effort(100),
     2: Effort(100, last_sweeps=2),
-    3: Effort(100, last_sweeps=5),
-    4: Effort(150, 1, 40, 2, 5),
-    5: Effort(150, 2, 50, 2, 6),
-    6: Effort(200, 3, 60, 3, 8),
-    7: Effort(300, 4, 60, 4, 10),
-    8: Effort(400, 6, 80, 4, 12),
-    9: Effort(600, 12, 100, 5, 16),
+    3: Effort(150, 1, 50, 2, 4),
+    4: Effort(150, 3, 50, 2, 5),
+    5: Effort(200, 5, 60, 2, 6),
+    6: Effort(300, 6, 80, 2, 8),
+    7: Effort(400, 8, 100, 3, 10),
+    8: Effort(500, 10, 120, 3, 12),
+    9: Effort(600, 14, 120, 4, 16),
 }
 
 # Sweeps of descent between two estimates of what symbols cost.
@@ -185,6 +187,8 @@ def compress(
     height, width, channels = pixels.shape
     if effort not in EFFORTS:
         raise ValueError(f"effort: expected 1 to 9, got {effort!r}")
+    if not MIN_STEP <= step <= MAX_STEP:  # NaN is neither.
+        raise ValueError(f"step: expected {MIN_STEP} to {MAX_STEP}, got {step}")
     plan = EFFORTS[effort]
     capacity = math.ceil(height * width / _PIXELS_PER_SLOT)
     header = Header(SENSITIVITY_CODEC, 2, width, height, channels, capacity)

@@ -35,7 +35,7 @@ def test_newborns_are_what_the_residual_is_made_of():
         near = np.linalg.norm(found.means - mean, axis=1) < 4
         ratio = np.linalg.det(covariance(found)) / np.linalg.det(sigma)
         alike = found.colors @ color > 0.8 * color @ color
-        assert (near & (0.3 < ratio) & (ratio < 3) & alike & (worth > 0)).any()
+        assert (near & (ratio > 0.3) & (ratio < 3) & alike & (worth > 0)).any()
 
 
 def test_no_residual_no_newborns():

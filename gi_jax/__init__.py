@@ -27,6 +27,8 @@ from gi_jax.coding.sensitivity import (
     SensitivityParams,
     Symbols,
     dequantize,
+    quantized_colors,
+    quantized_geometry,
     sensitivity_matched,
 )
 from gi_jax.coding.sensitivity_codec import quantized_mean, write_symbols
@@ -113,6 +115,8 @@ __all__ = [
     "per_field",
     "psnr",
     "pursue",
+    "quantized_colors",
+    "quantized_geometry",
     "quantized_mean",
     "random",
     "rasterize",

@@ -81,7 +81,7 @@ def random_symbols(
     cells = lattice(scale, log_aspect(ring, c), angle, turns, image_size)
     means = rng.uniform(size=(count, 2)) * image_size[::-1]
     points = nearest_points(cells, means.astype(np.float32), image_size)
-    return Symbols(colors, size, ring, angle, np.asarray(points))
+    return Symbols(colors, size, ring, angle, points)
 
 
 def on_the_cut(gaussians: Cholesky, image_size, width: float = 1e-3) -> np.ndarray:

@@ -65,6 +65,7 @@ class Case(NamedTuple):
     alphabet: Any  # symbols are in 0..alphabet - 1, for each leaf of the symbols
     idempotent: bool = True
     lowest: Any = 0  # instead of 0, for each leaf of the symbols
+    op_by_op: bool = True  # False: its hundreds of operations take long to compile
 
 
 CASES = {
@@ -106,6 +107,7 @@ CASES = {
         # Of colours, size, ring, angle and lattice: for classes up to 13.
         (2**7, 12.5 * 2**6.5, 1.7 * 2**6.5, 47 * 2**6.5, 2**14),
         lowest=(-(2**7), 0, 0, 0, -(2**14)),
+        op_by_op=False,  # its decoding is in sensitivity_test.py
     ),
 }
 
@@ -153,8 +155,9 @@ def test_apply_is_decode_of_encode_bit_for_bit(case):
     _assert_same_bits(expected, round_trip)
     # Parameters that the compiler knows and can fold.
     _assert_same_bits((expected,) * 2, jax.jit(partial(both, params, state))(values))
-    with jax.disable_jit():  # op by op
-        _assert_same_bits((expected,) * 2, both(params, state, values))
+    if case.op_by_op:
+        with jax.disable_jit():
+            _assert_same_bits((expected,) * 2, both(params, state, values))
 
 
 @all_cases

@@ -35,9 +35,10 @@ from gi_jax.coding.sensitivity import (
     Symbols,
     color_transform,
     dequantize,
+    quantized_geometry,
     sensitivity_matched,
 )
-from gi_jax.gaussians import MAX_SIGMA, Cholesky, RotationScale
+from gi_jax.gaussians import MAX_SIGMA, Cholesky, RotationScale, to_cholesky
 
 SIZE = (40, 60)  # H, W
 
@@ -178,6 +179,33 @@ def test_decoding_gives_the_same_bits_in_numpy_and_jax():
         np.testing.assert_array_equal(a, np.asarray(b))
 
 
+def test_given_colours_fix_the_grids():
+    gaussians = _gaussians(N)
+    symbols = QUANTIZER.encode(PARAMS, (), gaussians)
+    louder = jax.jit(quantized_geometry, static_argnums=2)(
+        2 * symbols.colors, gaussians, SIZE
+    )
+    np.testing.assert_array_equal(louder.colors, 2 * symbols.colors)
+    hat = decode(louder, PARAMS.step, SIZE)
+    before = decode(symbols, PARAMS.step, SIZE)
+    errors = [float(abs(x.means - gaussians.means).mean()) for x in (hat, before)]
+    assert errors[0] == pytest.approx(errors[1] / 2, rel=0.1)
+
+
+def test_decoding_to_cholesky_gives_the_same_bits_op_by_op():
+    quantizer = sensitivity_matched(SIZE, STEP)
+    symbols = QUANTIZER.encode(PARAMS, (), _gaussians(N))
+    expected = jax.jit(quantizer.decode)(PARAMS, (), symbols)
+    # NumPy is op by op already, and has the same bits up to here, see above.
+    symbols = jax.tree.map(np.asarray, symbols)
+    params = SensitivityParams(np.float32(STEP))
+    for a, b in zip(expected, quantizer.decode(params, (), symbols)):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    # The same Gaussians as RotationScale: l11 has 12 bits.
+    turned = to_cholesky(decode(symbols, PARAMS.step, SIZE))
+    np.testing.assert_allclose(expected.cholesky, turned.cholesky, rtol=2e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 2000), (65535, 2000)])
 def test_extreme_values_go_to_symbols_in_range(size):
     height, width = size
@@ -212,10 +240,8 @@ def test_extreme_values_go_to_symbols_in_range(size):
 
 
 def test_no_colour_is_no_gaussian_and_wrong_steps_are_refused():
-    nothing = Symbols(
-        *(jnp.zeros((1, *s), jnp.int32) for s in [(3,), (), (), (), (2,)])
-    )
-    assert (dequantize(nothing, jnp.float32(1), SIZE).colors == 0).all()
+    nothing = Symbols(*(np.zeros((1, *s), np.int32) for s in [(3,), (), (), (), (2,)]))
+    assert (dequantize(nothing, np.float32(1), SIZE).colors == 0).all()
     for step in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="step: expected"):
             sensitivity_matched(SIZE, step)

@@ -144,17 +144,17 @@ def _code_splits(coder, model, counts, left, right, first):
 
 def _code_small(coder, model, counts, contexts, first):
     rows = contexts * (SMALL + 1) + counts
-    first = coder.adaptive("positions", model.small, rows, first)
+    first = coder.adaptive("tiles", model.small, rows, first)
     return np.minimum(first, counts)
 
 
 def _code_large(coder, model, counts, contexts, first):
     bins = None if first is None else first * BINS // (counts + 1)
-    bins = coder.adaptive("positions", model.large, contexts, bins).astype(np.int64)
+    bins = coder.adaptive("tiles", model.large, contexts, bins).astype(np.int64)
     # The least `first` of a bin and of the next one.
     start, end = (-(-(bins + k) * (counts + 1) // BINS) for k in (0, 1))
     rest = None if first is None else first - start
-    return start + coder.uniform("positions", end - start, rest)
+    return start + coder.uniform("tiles", end - start, rest)
 
 
 def _spread(values: np.ndarray) -> np.ndarray:

@@ -126,7 +126,8 @@ def sensitivity_matched(
 
     def encode(params, state, gaussians):
         del state
-        return _encode(params.step, gaussians, image_size)
+        colors = quantized_colors(gaussians, params.step)
+        return quantized_geometry(colors, gaussians, image_size)
 
     def decode(params, state, symbols):
         del state
@@ -208,17 +209,34 @@ def _rounded(values: np.ndarray, bits: int) -> np.ndarray:
     return np.ldexp(np.round(mantissa * 2**bits), exponent - bits).astype(np.float32)
 
 
-def _encode(
-    step: jax.Array, gaussians: Gaussians, image_size: tuple[int, int]
-) -> Symbols:
-    means, log_scales, angles, colors = to_rotation_scale(gaussians)
-    m, rho = jnp.sum(log_scales, axis=1) / 2, (log_scales[:, 0] - log_scales[:, 1]) / 2
-    energy_scale = jnp.exp(m) * math.sqrt(math.pi) / step
+def quantized_colors(gaussians: Gaussians, step: Any) -> jax.Array:
+    """Returns the integer colours k of Gaussians, [N, C] int32.
+
+    Args:
+      gaussians: N Gaussians in either parametrization.
+      step: D.
+    """
+    log_scales, colors = _axes(gaussians).log_scales, gaussians.colors
+    energy_scale = jnp.exp(jnp.sum(log_scales, axis=1) / 2) * math.sqrt(math.pi) / step
     # Both factors have HALF_BITS: exact products.
     z = lax.reduce_precision(colors * energy_scale[:, None], 8, HALF_BITS - 1)
     z = _times(z, _inverse_transform(colors.shape[1]))
-    k = _nearest(z, -MAX_COLOR, MAX_COLOR)
-    c = energy_class(k)
+    return _nearest(z, -MAX_COLOR, MAX_COLOR)
+
+
+def quantized_geometry(
+    colors: jax.Array, gaussians: Gaussians, image_size: tuple[int, int]
+) -> Symbols:
+    """Returns the symbols nearest to some Gaussians that have given integer colours.
+
+    Args:
+      colors: [N, C] int32, which fix all grids.
+      gaussians: N Gaussians, whose own colours do not matter.
+      image_size: H, W, pixels.
+    """
+    means, log_scales, angles, _ = _axes(gaussians)
+    m, rho = jnp.sum(log_scales, axis=1) / 2, (log_scales[:, 0] - log_scales[:, 1]) / 2
+    c = energy_class(colors)
     unit = take(tables().log_steps, c) * np.float32(1 / LOG_UNITS)
     size = (m - MIN_LOG_SIZE / LOG_UNITS) / unit
     size = _nearest(size, 0, take(tables().num_sizes, c) - 1)
@@ -227,40 +245,49 @@ def _encode(
     angle = _nearest(angles / math.pi * turns, 0, turns) % turns
     scale = lattice_scale(log_size(size, c), c)
     cells = lattice(scale, log_aspect(ring, c), angle, turns, image_size)
-    return Symbols(k, size, ring, angle, nearest_points(cells, means, image_size))
+    points = nearest_points(cells, means, image_size)
+    return Symbols(colors, size, ring, angle, points)
+
+
+def _axes(gaussians: Gaussians) -> RotationScale:
+    gaussians = jax.tree.map(jnp.asarray, gaussians)
+    if isinstance(gaussians, Cholesky):
+        return to_rotation_scale(gaussians)
+    return canonical(gaussians)
 
 
 def nearest_points(
-    lattice: Lattice, means: jax.Array, image_size: tuple[int, int]
-) -> jax.Array:
+    lattice: Lattice, means: Array, image_size: tuple[int, int]
+) -> Array:
     """Returns the points of N lattices nearest to positions, by each lattice's metric.
 
     Points lie within MARGIN of the picture: where the nearest does not, another one of
     its column is taken, or of the nearest column that reaches the picture.
 
     Args:
-      lattice: of N Gaussians.
-      means: [N, 2] x, y, pixels.
+      lattice: of N Gaussians, NumPy or JAX.
+      means: [N, 2] x, y, pixels, float32 of the same kind.
       image_size: H, W, pixels.
 
     Returns:
       [N, 2] i, j, int32.
     """
+    xp = means.__array_namespace__()
     column, shear, row = lattice
     low = -MARGIN
     right, bottom = (side * PIXEL_UNITS + MARGIN for side in image_size[::-1])
     x = _nearest(means[:, 0] * PIXEL_UNITS, low, right)
     y = _nearest(means[:, 1] * PIXEL_UNITS, low, bottom)
-    i = jnp.clip((x + column // 2) // column, -(-low // column), right // column)
+    i = xp.clip((x + column // 2) // column, -(-low // column), right // column)
     # In the whitened plane the lattice is square, so that columns and rows round each
     # by itself: j by y - shear · x / column, whose part in whole columns is exact.
     base = shear * i
-    over = (x - column * i).astype(jnp.float32) * shear / column
+    over = xp.astype(x - column * i, np.float32) * shear / column
     j = (y - base) // row
-    rest = (y - base - row * j).astype(jnp.float32)
-    j = j + jnp.round((rest - over) / row).astype(jnp.int32)
-    j = jnp.clip(j, -((base - low) // row), (bottom - base) // row)
-    return jnp.stack([i, j], axis=1)
+    rest = xp.astype(y - base - row * j, np.float32)
+    j = j + xp.astype(xp.round((rest - over) / row), np.int32)
+    j = xp.clip(j, -((base - low) // row), (bottom - base) // row)
+    return xp.stack([i, j], axis=1)
 
 
 def _exact_cholesky(gaussians: RotationScale) -> Cholesky:
@@ -297,10 +324,11 @@ def _to_float(integers: Any, unit: float) -> Any:
     return xp.astype(integers, np.float32) * np.float32(unit)
 
 
-def _nearest(values: jax.Array, low: Any, high: Any) -> jax.Array:
+def _nearest(values: Array, low: Any, high: Any) -> Array:
     """Rounds to the nearest int32 in a range; beyond 2^31 too."""
-    values = jnp.clip(values, np.float32(-(2**30)), np.float32(2**30))
-    return jnp.clip(jnp.round(values).astype(jnp.int32), low, high)
+    xp = values.__array_namespace__()
+    values = xp.clip(values, np.float32(-(2**30)), np.float32(2**30))
+    return xp.clip(xp.astype(xp.round(values), np.int32), low, high)
 
 
 def _times(values: Any, matrix: np.ndarray) -> Any:

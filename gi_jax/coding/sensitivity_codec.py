@@ -1,9 +1,9 @@
 """Files of Gaussians quantized by `sensitivity_matched`: codec 2.
 
-The sections, little-endian:
+The one section, little-endian:
 
-    SIDE  float32 step D; int16 mean colour[C] in units of 2^-14
-    GAUS  the symbols, u32 words  (`symbol_coding.py`)
+    GAUS  float32 step D; int16 mean colour[C] in units of 2^-14;
+          the symbols, u32 words  (`symbol_coding.py`)
 
 Gaussians are coded less the mean colour of the picture, which comes back as one more
 Gaussian, so wide that it is the same everywhere.
@@ -35,7 +35,7 @@ from gi_jax.coding.symbol_coding import decode_symbols, encode_symbols
 from gi_jax.gaussians import MAX_SIGMA, RotationScale
 
 SENSITIVITY_CODEC: Final = 2  # in the header
-TAGS: Final = (b"SIDE", b"GAUS")
+_TAG: Final = b"GAUS"
 
 # Number of `RotationScale` in the header, see `codec.PARAMETRIZATIONS`.
 _PARAMETRIZATION: Final = 2
@@ -52,7 +52,7 @@ _MEAN: Final = np.dtype("<i2")
 
 
 class SensitivityContents(NamedTuple):
-    """What the sections say."""
+    """What a file says."""
 
     symbols: Symbols  # N Gaussians in the order of the file, NumPy
     step: np.float32  # D
@@ -96,15 +96,14 @@ def write_symbols(
     header = Header(SENSITIVITY_CODEC, _PARAMETRIZATION, width, height, channels, count)
     if problem := bitstream.find_problem(header) or _find_problem(symbols, image_size):
         raise ValueError(problem)
-    side = _STEP.pack(step) + means.tobytes()
-    payload, _ = encode_symbols(symbols, image_size)
-    return bitstream.pack(header, dict(zip(TAGS, (side, payload))))
+    words, _ = encode_symbols(symbols, image_size)
+    return bitstream.pack(header, {_TAG: _STEP.pack(step) + means.tobytes() + words})
 
 
 def read_contents(
     header: Header, sections: dict[bytes, bytes], *, account: bool = False
 ) -> SensitivityContents:
-    """Returns what the sections of a file say.
+    """Returns what the section of a file says.
 
     Args:
       header: of the file, with this codec.
@@ -112,32 +111,31 @@ def read_contents(
       account: computes the ideal length of the symbols.
 
     Raises:
-      BitstreamError: if they are not as `write_symbols` could have written them.
+      BitstreamError: if it is not as `write_symbols` could have written it.
     """
     if header.parametrization != _PARAMETRIZATION:
         raise BitstreamError(
             f"expected parametrization {_PARAMETRIZATION}, got {header.parametrization}"
         )
-    if tuple(sections) != TAGS:
-        raise BitstreamError(f"expected sections {TAGS}, got {tuple(sections)}")
-    side, payload = sections.values()
-    expected = _STEP.size + _MEAN.itemsize * header.channels
-    if len(side) != expected:
-        raise BitstreamError(
-            f"section SIDE: expected {expected} bytes, got {len(side)}"
-        )
-    step = np.float32(_STEP.unpack_from(side)[0])
+    if tuple(sections) != (_TAG,):
+        raise BitstreamError(f"expected section {_TAG!r}, got {tuple(sections)}")
+    payload = sections[_TAG]
+    start = _STEP.size + _MEAN.itemsize * header.channels
+    if len(payload) < start:
+        raise BitstreamError("section GAUS is cut off")
+    step = np.float32(_STEP.unpack_from(payload)[0])
     if not MIN_STEP <= step <= MAX_STEP:
-        raise BitstreamError(f"section SIDE: the step {step} is out of range")
-    means = np.frombuffer(side, _MEAN, offset=_STEP.size).astype(np.float32)
+        raise BitstreamError(f"section GAUS: the step {step} is out of range")
+    means = np.frombuffer(payload, _MEAN, header.channels, _STEP.size)
+    mean = means.astype(np.float32) / np.float32(MEAN_UNITS)
     symbols, bits = decode_symbols(
-        payload,
+        payload[start:],
         header.num_gaussians,
         header.channels,
         (header.height, header.width),
         account=account,
     )
-    return SensitivityContents(symbols, step, means / np.float32(MEAN_UNITS), bits)
+    return SensitivityContents(symbols, step, mean, bits)
 
 
 def complete_gaussians(

@@ -10,6 +10,7 @@ from gi_jax.coding.codec import (
     read_gaussians,
     write_gaussians,
 )
+from gi_jax.coding.descent import descend
 from gi_jax.coding.file_info import file_info
 from gi_jax.coding.quantization import (
     YCOCG,
@@ -47,6 +48,8 @@ from gi_jax.fitting.optimizers import (
     parameters,
 )
 from gi_jax.fitting.presets import Recipe, fine_tuning
+from gi_jax.fitting.pursuit import pursue
+from gi_jax.fitting.rate import energy_rate, estimated_bits
 from gi_jax.gaussians import (
     Cholesky,
     Gaussians,
@@ -95,8 +98,11 @@ __all__ = [
     "decode",
     "densify",
     "dequantize",
+    "descend",
     "encode",
     "encode_paper",
+    "energy_rate",
+    "estimated_bits",
     "file_info",
     "fine_tuning",
     "fit",
@@ -113,6 +119,7 @@ __all__ = [
     "parameters",
     "per_field",
     "psnr",
+    "pursue",
     "quantized_colors",
     "quantized_geometry",
     "quantized_mean",

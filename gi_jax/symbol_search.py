@@ -69,13 +69,13 @@ class Effort:
 EFFORTS: Final = {
     1: Effort(100),
     2: Effort(100, last_sweeps=2),
-    3: Effort(100, last_sweeps=5),
-    4: Effort(150, 1, 40, 2, 5),
-    5: Effort(150, 2, 50, 2, 6),
-    6: Effort(200, 3, 60, 3, 8),
-    7: Effort(300, 4, 60, 4, 10),
-    8: Effort(400, 6, 80, 4, 12),
-    9: Effort(600, 12, 100, 5, 16),
+    3: Effort(150, 1, 50, 2, 4),
+    4: Effort(150, 3, 50, 2, 5),
+    5: Effort(200, 5, 60, 2, 6),
+    6: Effort(300, 6, 80, 2, 8),
+    7: Effort(400, 8, 100, 3, 10),
+    8: Effort(500, 10, 120, 3, 12),
+    9: Effort(600, 14, 120, 4, 16),
 }
 
 

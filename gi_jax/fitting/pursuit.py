@@ -2,8 +2,8 @@
 
 Candidates come from a bank of shapes, correlated with a pyramid of the residual. One of
 unit energy that correlates as b with the residual lowers the squared error by |b|², and
-is worth |b|² - λ R. The best are born together, at one joint step length: each of
-several newborns that overlap would take over the same residual.
+is worth |b|² - λ R. The best are born together, each with the step length that is best
+beside the others: several newborns that overlap would take over the same residual.
 """
 
 import functools
@@ -124,22 +124,20 @@ def newborns(
       (0 if it is not worth its bits); and what each is worth, [count], squared error.
     """
     bank = _make_bank()
-    found, worths, cells = [], [], []
+    found, worths = [], []
     level, scale = residual, 1
     for _ in range(_LEVELS):
         if min(level.shape[:2]) < 4:
             break
-        part, cell = _candidates(level, bank, count, scale)
+        part = _candidates(level, bank, count, scale)
         worth = jnp.sum(part.colors**2, axis=1) * area(part)
         bits = estimated_bits(part, step_size) + _BASE_BITS
         found.append(part)
         worths.append(worth - trade_off * step_size**2 * bits)
-        cells.append(cell)
         level, scale = _halved(level), 2 * scale
     gaussians = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     worth = jnp.concatenate(worths)
-    alone = _alone(gaussians.means, worth, residual.shape[:2], [len(w) for w in worths])
-    worth = jnp.where(alone, worth, -1.0)
+    worth = _alone(gaussians.means, worth, residual.shape[:2], [len(w) for w in worths])
     count_found = min(count, worth.size)
     worth, best = jax.lax.top_k(worth, count_found)
     gaussians = jax.tree.map(lambda leaf: leaf[best], gaussians)
@@ -155,16 +153,26 @@ def newborns(
 def _joint_step(
     new: Cholesky, residual: jax.Array, implementation: Implementation | None
 ) -> Cholesky:
-    """Scales the newborns' colours by what is best for all of them together."""
+    """Scales each newborn's colour by what is best for it beside the others.
+
+    That is <φ, residual> / <φ, picture of all newborns> along its colour: 1 for one
+    that is alone, 1/k for k that are the same.
+    """
     height, width, _ = residual.shape
-    picture = rasterize(new, (height, width), implementation=implementation)
-    energy = jnp.maximum(jnp.sum(picture**2), jnp.finfo(jnp.float32).tiny)
-    length = jnp.clip(jnp.sum(picture * residual) / energy, 0, 1)
-    return new._replace(colors=length * new.colors)
+
+    def render(colors):
+        gaussians = new._replace(colors=colors)
+        return rasterize(gaussians, (height, width), implementation=implementation)
+
+    picture, transpose = jax.vjp(render, new.colors)
+    (correlations,) = jax.lax.map(transpose, jnp.stack([residual, picture]))
+    wanted, there = jnp.sum(correlations * new.colors, axis=2)
+    length = wanted / jnp.maximum(there, jnp.finfo(jnp.float32).tiny)
+    return new._replace(colors=jnp.clip(length, 0, 1)[:, None] * new.colors)
 
 
 def _candidates(level, bank, count, scale):
-    """Returns the best shape at each peak of one level, and the peaks' pixels."""
+    """Returns the best shape at each peak of one level."""
     _, width, channels = level.shape
     side = 2 * _RADIUS + 1
     # Peaks of the gain of a small round Gaussian.
@@ -186,22 +194,30 @@ def _candidates(level, bank, count, scale):
     means = (jnp.stack([columns, rows], axis=1) + 0.5) * scale
     factor = jnp.asarray(bank.factor)[shape] * scale
     colors = best / jnp.asarray(bank.norms)[shape][:, None]
-    return Cholesky(means, factor, colors), pixel
+    return Cholesky(means, factor, colors)
 
 
 def _alone(means, worth, image_size, counts):
-    """Tells who is worth most among all in its square of its own level's spacing."""
-    best, start = [], 0
-    for i, count in enumerate(counts):
-        side = _SPACING * 2**i
-        columns = -(-image_size[1] // side)
-        rows = -(-image_size[0] // side)
-        x, y = jnp.clip(means // side, 0, jnp.array([columns - 1, rows - 1])).T
-        cell = (y * columns + x).astype(jnp.int32)
-        most = jnp.full(rows * columns, -jnp.inf).at[cell].max(worth)
-        best.append((worth == most[cell])[start : start + count])
-        start += count
-    return jnp.concatenate(best)
+    """Returns the worth where it is the most in a square of its level, else -1.
+
+    First among its own level, then, of those that are left, among all levels: who is
+    beaten by another one of its level does not stand in the way of finer ones.
+    """
+    height, width = image_size
+    ends = np.cumsum(counts)
+    for same_level in (True, False):
+        parts = []
+        for i, (end, count) in enumerate(zip(ends, counts)):
+            side = _SPACING * 2**i
+            columns, rows = -(-width // side), -(-height // side)
+            own = slice(end - count, end)
+            others = own if same_level else slice(None)
+            x, y = jnp.clip(means // side, 0, jnp.array([columns - 1, rows - 1])).T
+            cell = (y * columns + x).astype(jnp.int32)
+            most = jnp.full(rows * columns, -1.0).at[cell[others]].max(worth[others])
+            parts.append(jnp.where(worth[own] == most[cell[own]], worth[own], -1.0))
+        worth = jnp.concatenate(parts)
+    return worth
 
 
 def _halved(picture):

@@ -1,0 +1,125 @@
+"""Discrete descent on a tiny picture; all tests share what is compiled for it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gi_jax.coding.atoms import Atoms, overlap
+from gi_jax.coding.descent import TRADE_OFF, descend
+from gi_jax.coding.rates import rate_tables, symbol_bits
+from gi_jax.coding.sensitivity import (
+    SensitivityParams,
+    dequantize,
+    sensitivity_matched,
+)
+from gi_jax.coding.sensitivity_codec import write_symbols
+from gi_jax.gaussians import Cholesky, RotationScale
+from gi_jax.rendering.rasterize import rasterize
+from tests.helpers import scene
+
+SIZE = (40, 48)
+COUNT = 40
+STEP = jnp.float32(0.25)
+
+
+@functools.cache
+def start():
+    """A picture, and symbols of Gaussians that are somewhat beside its own."""
+    true = scene(0, COUNT, SIZE, sigma=(1.0, 6.0))
+    target = rasterize(true, SIZE, implementation="dense")
+    rng = np.random.default_rng(1)
+    moved = Cholesky(
+        true.means + rng.normal(0, 0.5, true.means.shape).astype(np.float32),
+        true.cholesky * np.float32(1.1),
+        true.colors * np.float32(0.9),
+    )
+    moved = jax.tree.map(jnp.asarray, moved)
+    encode = jax.jit(sensitivity_matched(SIZE, 1.0).encode)
+    symbols = encode(SensitivityParams(STEP), (), moved)
+    colors = symbols.colors.at[:3].set(0)
+    return symbols._replace(colors=colors), target
+
+
+@jax.jit
+def run(symbols, target, rates, key, sweeps):
+    return descend(
+        symbols,
+        target,
+        STEP,
+        lambda candidates: symbol_bits(rates, candidates, SIZE),
+        key,
+        sweeps=sweeps,
+        implementation="dense",
+    )
+
+
+def picture(symbols):
+    gaussians = dequantize(symbols, STEP, SIZE)
+    return np.asarray(rasterize(gaussians, SIZE, implementation="dense"))
+
+
+def objective(symbols, target, rates):
+    bits = symbol_bits(rates, symbols, SIZE).sum()
+    return np.sum((target - picture(symbols)) ** 2) + TRADE_OFF * STEP**2 * bits
+
+
+def test_each_sweep_lowers_the_objective_that_it_tells():
+    symbols, target = start()
+    rates = rate_tables(symbols, SIZE)
+    before = first = objective(symbols, target, rates)
+    state = run(symbols, target, rates, jax.random.key(0), 0)
+    for sweep in range(4):
+        state = run(state.symbols, target, rates, jax.random.key(sweep), 1)
+        told = jnp.sum(state.residual**2) + TRADE_OFF * STEP**2 * state.bits
+        after = objective(state.symbols, target, rates)
+        np.testing.assert_allclose(told, after, rtol=1e-3)
+        assert after <= before * (1 + 1e-5)
+        before = after
+    assert before < 0.7 * first
+    assert (state.symbols.colors[:3] == 0).all()  # No Gaussian, no move.
+    # Within all ranges, or no file could hold them.
+    assert write_symbols(state.symbols, STEP, np.zeros(3), SIZE)
+    assert run._cache_size() == 1
+
+
+def test_what_does_not_earn_its_bits_goes():
+    symbols, target = start()
+    rates = rate_tables(symbols, SIZE)
+    state = run(symbols, jnp.zeros_like(target), rates, jax.random.key(0), 12)
+    before, after = (np.sum((s.colors != 0).any(1)) for s in (symbols, state.symbols))
+    assert after < before / 4
+
+
+def test_overlaps_are_sums_over_the_pixels():
+    rng = np.random.default_rng(0)
+    n, (height, width) = 200, SIZE
+
+    def atoms(means, scales, angles):
+        fade = np.exp(-scales.sum(axis=1) / 2) / np.sqrt(np.pi)
+        return Atoms(*(np.float32(x) for x in (means, scales, angles, fade)))
+
+    means = rng.uniform(-2, 2, (n, 2)) + rng.uniform(0, 1, (n, 2)) * [width, height]
+    scales = np.sort(rng.uniform(np.log(0.45), np.log(6), (n, 2)))[:, ::-1]
+    angles = rng.uniform(0, np.pi, n)
+    one = atoms(means, scales, angles)
+    moved = means + rng.normal(0, 0.5, (n, 2)) * np.exp(scales[:, 1:])
+    two = atoms(moved, scales + rng.normal(0, 0.2, (n, 1)), angles + 0.1)
+
+    def pixels(atoms):
+        def one(mean, scale, angle, fade):
+            gaussian = RotationScale(
+                mean[None], scale[None], angle[None], fade[None, None]
+            )
+            return rasterize(gaussian, SIZE, implementation="dense")[..., 0]
+
+        return np.asarray(jax.jit(jax.vmap(one))(*atoms))
+
+    a, b = pixels(one), pixels(two)
+    closed = np.asarray(jax.jit(lambda a, b: overlap(a, b, SIZE))(one, two))
+    summed = np.sum(a * b, axis=(1, 2))
+    # Half of them reach over the edge, where the shares along x and y are not quite
+    # independent.
+    assert np.median(np.abs(closed - summed)) < 2e-3
+    assert np.quantile(np.abs(closed - summed), 0.95) < 0.05

@@ -12,6 +12,7 @@ the same settings and pixels, are skipped on a rerun.
 """
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import io
@@ -158,31 +159,21 @@ def compress_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]
         decoded[codec, value] = picture
         return data
 
+    encode_ours = functools.partial(
+        gi.encode,
+        pixels,
+        effort=config.effort,
+        seed=config.seed,
+        progress=sys.stderr.isatty(),
+    )
     for step in _numbers("steps", config.steps):
-        data = add(
-            OURS,
-            step,
-            lambda step=step: gi.encode(
-                pixels,
-                step=step,
-                effort=config.effort,
-                seed=config.seed,
-                progress=sys.stderr.isatty(),
-            ),
-            gi.decode,
-        )
-        atomic_write(folder / f"{step:g}.gi", data)
+        encode = functools.partial(encode_ours, step=step)
+        atomic_write(folder / f"{step:g}.gi", add(OURS, step, encode, gi.decode))
     for name in config.other_codecs():
         anchor = anchors.ANCHORS[name]
         for value in anchor.values:
-            add(
-                name,
-                value,
-                lambda anchor=anchor, value=value: anchors.encode(
-                    anchor, pixels, value
-                ),
-                anchors.decode,
-            )
+            encode = functools.partial(anchors.encode, anchor, pixels, value)
+            add(name, value, encode, anchors.decode)
 
     atomic_write(folder / "contact.png", _contact_sheet(pixels, points, decoded))
     result = {

@@ -62,7 +62,7 @@ def fit_batch(
       FitDivergedError: if any of the fits diverges.
     """
     start = time.perf_counter()
-    if np.ndim(images) == 3 and not isinstance(images, list | tuple):
+    if getattr(images, "ndim", 4) == 3:
         raise ValueError("images: expected [B, H, W, C], got a single picture")
     pictures = [checked_image(image) for image in images]  # type: ignore[union-attr]
     shapes = sorted({picture.shape for picture in pictures})

@@ -57,12 +57,11 @@ def encode(anchor: Anchor, pixels: np.ndarray, value: float) -> bytes:
       pixels: [H, W, 3] uint8.
       value: of the anchor's knob.
     """
+    options: dict[str, Any] = {anchor.knob: int(value)}
     if anchor.format == "JPEG2000":
         options = {
             "quality_layers": [8 * pixels.shape[2] / value]
         }  # Compression ratio.
-    else:
-        options = {anchor.knob: int(value)}
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(
         buffer, format=anchor.format, **anchor.options, **options

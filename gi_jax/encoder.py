@@ -36,6 +36,9 @@ _PSNR_SLOPE: Final = -6.0
 _NEAR: Final = {"bytes": 0.01, "psnr": 0.05}
 _MAX_TRIALS: Final = 8
 
+# Least ratio of D from one trial to the next where they do not enclose the goal.
+_NUDGE: Final = 1.03
+
 # Where D changes, Gaussians are refined for so many steps, and more the more it does.
 _TRIAL_STEPS: Final = 15
 _TRIAL_STEPS_PER_OCTAVE: Final = 60
@@ -221,8 +224,9 @@ def _to_goal(
 def _next_step(goal: _Goal, trials: dict[float, float]) -> float:
     """Returns the step D whose file should reach the goal, by what trials reached.
 
-    Between trials on both sides of the goal it interpolates, in logarithms; else it
-    extrapolates from the nearest one by the usual slope.
+    Between trials on both sides of the goal it interpolates, in logarithms; beyond them
+    it extrapolates, at first by the usual slope. Where trials are not in order, as files differ a
+    little by chance, it goes on to the side where the goal is met.
     """
     aim, slope = goal.value, _PSNR_SLOPE
     if goal.kind == "bytes":
@@ -232,15 +236,21 @@ def _next_step(goal: _Goal, trials: dict[float, float]) -> float:
         aim += _NEAR["psnr"] / 2
     coarse = {step: value for step, value in trials.items() if value <= aim}
     fine = {step: value for step, value in trials.items() if value > aim}
-    nearest = min(trials, key=lambda step: abs(trials[step] - aim))
-    if coarse and fine:
+    if coarse and fine and max(fine) < min(coarse):
         low, high = max(fine), min(coarse)
-        if low < high:
-            share = (fine[low] - aim) / (fine[low] - coarse[high])
-            # Away from the ends, so that every trial narrows the bracket.
-            share = min(max(share, 0.1), 0.9)
-            return low * (high / low) ** share
-    return _bounded(nearest * math.exp((aim - trials[nearest]) / slope))
+        share = (fine[low] - aim) / (fine[low] - coarse[high])
+        # Away from the ends, so that every trial narrows the bracket.
+        share = min(max(share, 0.1), 0.9)
+        return low * (high / low) ** share
+    if coarse and fine:
+        coarser = goal.kind == "bytes"
+        return _bounded(max(trials) * _NUDGE if coarser else min(trials) / _NUDGE)
+    step, *others = sorted(trials, reverse=bool(fine))
+    if others:
+        seen = (trials[step] - trials[others[0]]) / math.log(step / others[0])
+        slope = min(max(seen, 4 * slope), slope / 4)
+    ratio = math.exp((aim - trials[step]) / slope)
+    return _bounded(step * (max(ratio, _NUDGE) if fine else min(ratio, 1 / _NUDGE)))
 
 
 def _is_near(goal: _Goal, value: float) -> bool:

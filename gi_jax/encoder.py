@@ -225,8 +225,8 @@ def _next_step(goal: _Goal, trials: dict[float, float]) -> float:
     """Returns the step D whose file should reach the goal, by what trials reached.
 
     Between trials on both sides of the goal it interpolates, in logarithms; beyond them
-    it extrapolates, at first by the usual slope. Where trials are not in order, as files differ a
-    little by chance, it goes on to the side where the goal is met.
+    it extrapolates, at first by the usual slope. Where trials are not in order, as
+    files differ a little by chance, it goes on to the side where the goal is met.
     """
     aim, slope = goal.value, _PSNR_SLOPE
     if goal.kind == "bytes":

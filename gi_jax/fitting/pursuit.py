@@ -127,7 +127,7 @@ def newborns(
     found, worths = [], []
     level, scale = residual, 1
     for _ in range(_LEVELS):
-        if min(level.shape[:2]) < 4:
+        if found and min(level.shape[:2]) < 4:
             break
         part = _candidates(level, bank, count, scale)
         worth = jnp.sum(part.colors**2, axis=1) * area(part)

@@ -34,7 +34,8 @@ for image, result in zip(images, results):
 
 
 def test_pictures_are_fitted_on_all_devices():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = "--xla_force_host_platform_device_count=2"
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {two}"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=os.environ | flags | {"JAX_PLATFORMS": "cpu"},

@@ -50,6 +50,7 @@ def codec(monkeypatch):
         decode(data)
         return FakeInfo(7, len(data), {"MEAN": len(data) - 8})
 
+    monkeypatch.setattr(gi, "encode_paper", encode)
     for fake in encode, decode, file_info:
         monkeypatch.setattr(gi, fake.__name__, fake, raising=False)
     return calls
@@ -117,6 +118,8 @@ def test_the_real_command(tmp_path):
         ["shrink", "a.png"],
         ["encode"],
         ["encode", "a.png", "--num_gaussians=0"],
+        ["encode", "a.png", "--quality=0"],
+        ["encode", "a.png", "--target_bpp=0"],
         ["encode", "a.png", "--num_gaussians=many"],
         ["encode", "a.png", "--seed=-1"],
         ["encode", "a.png", "--preset=best"],
@@ -132,16 +135,10 @@ def test_wrong_usage(capsys, args):
 
 
 def test_encode_info_decode(codec, photo, capsys):
-    settings = ["--num_gaussians=9", "--steps=3", "--preset=paper", "--seed=4"]
+    settings = ["--target_bpp=0.5", "--effort=2", "--seed=4"]
     assert _gi("encode", photo, *settings) == 0
     assert codec == [
-        {
-            "num_gaussians": 9,
-            "steps": 3,
-            "preset": "paper",
-            "seed": 4,
-            "progress": False,
-        }
+        {"target_bpp": 0.5, "effort": 2, "seed": 4, "progress": False},
     ]
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -159,6 +156,16 @@ def test_encode_info_decode(codec, photo, capsys):
     assert "96x80 pixels" in capsys.readouterr().out
     picture = images.to_uint8(images.load_image(decoded))
     np.testing.assert_array_equal(picture[::2, ::2], PHOTO)
+
+
+def test_the_papers_codec_has_flags_of_its_own(codec, photo, capsys):
+    settings = ["--num_gaussians=9", "--steps=3", "--preset=paper", "--order=bits_back"]
+    assert _gi("encode", photo, "--codec=paper", *settings) == 0
+    assert codec[0]["num_gaussians"] == 9 and codec[0]["order"] == "bits_back"
+    assert _gi("encode", photo, "--force", *settings) == cli.USAGE
+    assert "--num_gaussians, --steps, --preset, --order" in capsys.readouterr().err
+    assert _gi("encode", photo, "--quality=3", "--target_bytes=9") == cli.USAGE
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_json(codec, photo, capsys):
@@ -277,7 +284,7 @@ def test_ctrl_c_leaves_no_file(codec, photo, tmp_path, capsys, monkeypatch):
 
 def test_real_round_trip(photo, tmp_path, capsys):
     first, second = tmp_path / "1.gi", tmp_path / "2.gi"
-    settings = ["--steps=20", "--num_gaussians=150", "--json"]
+    settings = ["--effort=1", "--json"]
     assert _gi("encode", photo, "-o", first, *settings) == 0
     assert _gi("encode", photo, "-o", second, *settings) == 0
     assert first.read_bytes() == second.read_bytes()
@@ -295,7 +302,7 @@ def test_real_round_trip(photo, tmp_path, capsys):
 
 def test_real_hostile_files(photo, tmp_path, capsys):
     encoded = tmp_path / "photo.gi"
-    assert _gi("encode", photo, "--steps=1", "--num_gaussians=5") == 0
+    assert _gi("encode", photo, "--effort=1") == 0
     whole = encoded.read_bytes()
     capsys.readouterr()
     flipped = bytearray(whole)

@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+# Nearly all of the time goes to compiling: that is to be quick, rather than thorough.
+# XLA reads this when it starts, in processes that tests start too.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+)
+
 import jax
 
 # Programs that were compiled once are found again: by the other worker, by processes

@@ -76,7 +76,7 @@ def test_benchmark_scene_is_a_picture():
 
 
 def test_demo_writes_its_files(tmp_path):
-    line = demo.run(to_uint8(photo(40, 48)), tmp_path, quality=50, effort=4)
+    line = demo.run(to_uint8(photo(40, 48)), tmp_path, quality=50, effort=1)
     for word in ("bytes", "bpp", "PSNR", "MS-SSIM", "encoded in"):
         assert word in line
     for name in ("astronaut.gi", "astronaut.png", "side_by_side.png"):

@@ -22,6 +22,7 @@ def encoded(seed=0, fine_tuning_steps=60):
         steps=STEPS,
         fine_tuning_steps=fine_tuning_steps,
         seed=seed,
+        implementation="dense",  # Compiles faster.
         progress=False,
     )
 
@@ -58,13 +59,16 @@ def test_same_seed_same_bytes():
 
 def test_quantized_fits_see_what_the_decoder_sees():
     """The PSNR of a quantization-aware fit is that of the decoded file."""
-    start = gi.canonical(gi.fit(IMAGE, COUNT, STEPS, progress=False).gaussians)
+    start = gi.canonical(
+        gi.fit(IMAGE, COUNT, STEPS, implementation="dense", progress=False).gaussians
+    )
     result = gi.fit(
         IMAGE,
         initial=start,
         steps=60,
         recipe=fine_tuning(60),
         quantizer=gi.paper_quantizer((40, 48), shape_bits=7, codebook_size=32),
+        implementation="dense",
         progress=False,
     )
     data = gi.write_gaussians(
@@ -80,7 +84,9 @@ def test_quantized_fits_see_what_the_decoder_sees():
 def test_x64_changes_nothing_in_a_file():
     with jax.enable_x64(True):
         with_x64 = gi.read_gaussians(encoded()).gaussians
-        data = gi.encode_paper(photo(8, 8), steps=5, progress=False)
+        data = gi.encode_paper(
+            photo(8, 8), steps=5, implementation="dense", progress=False
+        )
     without = gi.read_gaussians(encoded()).gaussians
     jax.tree.map(np.testing.assert_array_equal, with_x64, without)
     assert gi.decode(data).shape == (8, 8, 3)
@@ -89,7 +95,9 @@ def test_x64_changes_nothing_in_a_file():
 @pytest.mark.parametrize("shape", [(1, 1, 4), (5, 7)])
 def test_pictures_of_all_kinds(shape):
     image = to_uint8(np.resize(photo(32, 32), shape))
-    decoded = gi.decode(gi.encode_paper(image, steps=5, progress=False))
+    decoded = gi.decode(
+        gi.encode_paper(image, steps=5, implementation="dense", progress=False)
+    )
     assert decoded.shape == (*shape, 1)[:3]
 
 

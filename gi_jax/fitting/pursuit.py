@@ -124,7 +124,8 @@ def newborns(
       (0 if it is not worth its bits); and what each is worth, [count], squared error.
     """
     bank = _make_bank()
-    found, worths = [], []
+    found: list[Cholesky] = []
+    worths: list[jax.Array] = []
     level, scale = residual, 1
     for _ in range(_LEVELS):
         if found and min(level.shape[:2]) < 4:

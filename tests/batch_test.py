@@ -33,11 +33,38 @@ for image, result in zip(images, results):
 """
 
 
-def test_pictures_are_fitted_on_all_devices():
+# Devices share means and shapes, and have colours of their own.
+SHARED_GEOMETRY = """
+import jax, jax.numpy as jnp, numpy as np, gi_jax as gi
+from jax.sharding import Mesh, PartitionSpec as P
+from tests import conftest
+from tests.helpers import assert_close_as_vectors, scene
+
+means, factor, colors = jax.tree.map(jnp.asarray, scene(0, 15, (20, 33)))
+colors = jnp.stack([colors, 2 * colors])
+
+def gradient(means, factor, colors):
+    def loss(means, factor, colors):
+        gaussians = gi.Cholesky(means, factor, colors[0])
+        return jnp.sum(gi.rasterize(gaussians, (20, 33)) ** 2)
+    return jax.grad(loss, argnums=(0, 1, 2))(means, factor, colors)
+
+specs = P(), P(), P("batch")
+mesh = Mesh(np.array(jax.devices()), ("batch",))
+sharded = jax.shard_map(gradient, mesh=mesh, in_specs=specs, out_specs=specs)
+actual = jax.jit(sharded)(means, factor, colors)
+each = jax.jit(jax.vmap(gradient, in_axes=(None, None, 0)))
+m, f, c = each(means, factor, colors[:, None])
+assert_close_as_vectors(actual, (m.sum(0), f.sum(0), c[:, 0]), 1e-5)
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SHARED_GEOMETRY], ids=["fit", "shared"])
+def test_work_is_spread_over_devices(program):
     two = "--xla_force_host_platform_device_count=2"
     flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {two}"}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env=os.environ | flags | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

@@ -13,6 +13,7 @@ from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, resize, to_chol
 from gi_jax.rendering import triton_call
 from gi_jax.rendering.dense import rasterize_dense
 from gi_jax.rendering.triton_rasterizer import rasterize_triton
+from gi_jax.rendering.varying import vary_as
 from gi_jax.rendering.xla_rasterizer import rasterize_xla
 
 Implementation = Literal["triton", "xla", "dense"]
@@ -98,7 +99,7 @@ def _render(gaussians, scale, image_size, implementation, capacity):
     gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
     factored = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
     rasterize_tiles = rasterize_xla if implementation == "xla" else rasterize_triton
-    means, factor, colors = triton_call.vary_alike(*factored)
+    means, factor, colors = vary_as(factored, factored)
     return rasterize_tiles(means, factor, colors, image_size, capacity)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gi_jax.rendering.varying import vary_as
+
 # Compile for this architecture, as 90 for sm_90, instead of that of the first GPU.
 _compute_capability: int | None = None
 
@@ -52,17 +54,7 @@ def launch(
     Under `shard_map` results vary over the devices that the inputs vary over.
     """
     results = _call(kernel, arrays, out, grid, num_warps, constants)
-    axes = frozenset[str]().union(*map(_varying_axes, arrays))
-    return [_vary(result, axes) for result in results]
-
-
-def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Returns arrays that, inside `shard_map`, vary over the same mesh axes.
-
-    Gradients of those that did not are summed over the axes that are added.
-    """
-    axes = frozenset[str]().union(*map(_varying_axes, arrays))
-    return [_vary(array, axes) for array in arrays]
+    return vary_as(arrays, results)
 
 
 def _call(kernel, arrays, out, grid, num_warps, constants):
@@ -84,20 +76,6 @@ def _call(kernel, arrays, out, grid, num_warps, constants):
         **options,
         **constants,
     )
-
-
-def _varying_axes(array):
-    """Returns the mesh axes over which an array varies inside `shard_map`."""
-    kind = jax.typeof(array)
-    manual = getattr(kind, "manual_axis_type", None)  # jax 0.11 and later
-    axes = getattr(kind, "vma", None) if manual is None else manual.varying
-    return frozenset(axes or ())
-
-
-def _vary(array, axes):
-    """Marks an array as varying over mesh axes."""
-    missing = tuple(axes - _varying_axes(array))
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
 def int32(*shape: int) -> jax.ShapeDtypeStruct:

@@ -24,6 +24,7 @@ from gi_jax.rendering.tiles import (
     make_blocks,
     make_grid,
 )
+from gi_jax.rendering.varying import vary_as
 
 _LOG2_E: Final = float(np.log2(np.e))
 _PIXELS: Final = TILE * TILE
@@ -94,9 +95,14 @@ def _forward(grid, means, factor, colors):
         blocks = make_blocks(grid, boxes, means, factor, number)
         return _add_blocks(grid, blocks, means, factor, colors, tiles), blocks
 
-    tiles = jnp.zeros((grid.num_tiles + 1, colors.shape[1], _PIXELS), jnp.float32)
-    ids = jnp.zeros((grid.num_blocks, BLOCK), jnp.int32)
-    blocks = Blocks(ids, jnp.zeros(grid.num_blocks, jnp.int32), jnp.int32(0))
+    start = (
+        jnp.zeros((grid.num_tiles + 1, colors.shape[1], _PIXELS), jnp.float32),
+        jnp.zeros((grid.num_blocks, BLOCK), jnp.int32),
+        jnp.zeros(grid.num_blocks, jnp.int32),
+        jnp.int32(0),
+    )
+    tiles, *block_fields = vary_as((means, factor, colors), start)
+    blocks = Blocks(*block_fields)
     passes = _num_passes(grid, boxes)
     tiles, blocks = jax.lax.fori_loop(0, passes, one_pass, (tiles, blocks))
     picture = _from_tiles(grid, tiles)
@@ -121,6 +127,7 @@ def _backward(grid, means, factor, colors, blocks, cotangent):
         return sums, blocks
 
     sums = jnp.zeros((grid.num_gaussians + 1, 5 + colors.shape[1]), jnp.float32)
+    (sums,) = vary_as((means, factor, colors, cotangent), [sums])
     sums, _ = jax.lax.fori_loop(0, passes, one_pass, (sums, blocks))
     sums = jnp.where(boxes.countable, sums[:-1], jnp.nan)
 
@@ -194,7 +201,7 @@ def _add_moments(grid, blocks, means, factor, colors, tiles, sums):
             part = _barrier(_product(by_basis, weights))
             return jax.lax.dynamic_update_slice_in_dim(out, part, j * grid.chunk, 0)
 
-        out = jnp.zeros((grid.group, rows, BLOCK), jnp.float32)
+        (out,) = vary_as([entries], [jnp.zeros((grid.group, rows, BLOCK))])
         out = _chunks_of_group(grid, blocks, i, moments, out)
         out = out.transpose(1, 0, 2).reshape(-1, 6, grid.group * BLOCK)
         parts = _barrier(_whitened_moments(grid, tile, entries, out).T)

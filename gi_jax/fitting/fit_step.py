@@ -76,10 +76,14 @@ class FitStep:
     def __call__(self, state: FitState, target: jax.Array) -> tuple[FitState, Metrics]:
         """Returns the state after one step towards `target`, and metrics."""
         state, metrics, residual = self.advance(state, target)
-        if self.densification is not None:
-            due = self.densification.due(state.step)
-            state = jax.lax.cond(due, self.grow, lambda s, _: s, state, residual)
-        return state, metrics
+        return self.grow_if_due(state, residual), metrics
+
+    def grow_if_due(self, state: FitState, residual: jax.Array) -> FitState:
+        """Returns the state after births and moves, if any are due after its steps."""
+        if self.densification is None:
+            return state
+        due = self.densification.due(state.step)
+        return jax.lax.cond(due, self.grow, lambda s, _: s, state, residual)
 
 
 def make_fit_step(

@@ -16,11 +16,9 @@ import dataclasses
 import functools
 import importlib.metadata
 import itertools
-import json
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import jax
@@ -31,8 +29,8 @@ from absl import app, logging
 import gi_jax as gi
 from experiments.config import define_flags, from_flags, setting
 from experiments.measure import measure, time_runs
+from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
-from gi_jax.images import atomic_write
 from gi_jax.rendering import tiles, triton_call, triton_rasterizer
 from gi_jax.rendering.rasterize import Implementation
 
@@ -328,9 +326,7 @@ def main(argv: Sequence[str]) -> None:
     config = from_flags(Config)
     report = run(config)
     if config.output:
-        path = Path(config.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, f"{json.dumps(report, indent=2)}\n".encode())
+        write_json(config.output, report)
 
 
 if __name__ == "__main__":

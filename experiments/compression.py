@@ -32,6 +32,7 @@ from absl import app, logging
 import gi_jax as gi
 from experiments import anchors
 from experiments.config import define_flags, fingerprint, from_flags, setting
+from experiments.records import write_json
 from gi_jax.images import atomic_write, load_image, to_uint8
 
 OURS: Final = "gaussians"
@@ -111,7 +112,7 @@ def run(config: Config) -> int:
         text = markdown(report)
         atomic_write(workdir / "summary.md", text.encode())
         atomic_write(workdir / "rates.png", _plot(results))
-        _write_json(workdir / "summary.json", report | {"failures": failures})
+        write_json(workdir / "summary.json", report | {"failures": failures})
         print(text)
     return len(failures)
 
@@ -184,7 +185,7 @@ def compress_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]
         "fingerprint": identity,
         "points": points,
     }
-    _write_json(metrics_file, result)
+    write_json(metrics_file, result)
     return result
 
 
@@ -354,11 +355,6 @@ def _png(figure: matplotlib.figure.Figure, dpi: int) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, allow_nan=False)
-    atomic_write(path, f"{text}\n".encode())
 
 
 def main(argv: Sequence[str]) -> int:

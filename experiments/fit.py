@@ -31,6 +31,7 @@ from absl import app, logging
 
 import gi_jax as gi
 from experiments.config import define_flags, fingerprint, from_flags, setting
+from experiments.records import write_json
 from gi_jax.images import atomic_write, load_image, save_image
 from gi_jax.metrics import ms_ssim, round_to_8_bits
 
@@ -104,7 +105,7 @@ def run(config: Config) -> int:
         "pictures": results,
         "failures": failures,
     }
-    _write_json(Path(config.workdir) / "summary.json", summary)
+    write_json(Path(config.workdir) / "summary.json", summary)
     return len(failures)
 
 
@@ -173,7 +174,7 @@ def fit_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     atomic_write(folder / "gaussians.npz", buffer.getvalue())
     save_image(folder / "picture.png", np.asarray(picture))
     atomic_write(folder / "convergence.png", _convergence(fitted.history, path.stem))
-    _write_json(metrics_file, result)
+    write_json(metrics_file, result)
     checkpoint.unlink(missing_ok=True)
     return result
 
@@ -199,12 +200,6 @@ def _row(values: Iterable[Any]) -> str:
     """Returns a line of the table: names to the left, numbers to the right."""
     name, *others = (f"{x:.4f}" if isinstance(x, float) else f"{x}" for x in values)
     return f"{name:<24}" + "".join(f"{other:>14}" for other in others)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, indent=2, allow_nan=False)
-    atomic_write(path, f"{text}\n".encode())
 
 
 def main(argv: Sequence[str]) -> int:

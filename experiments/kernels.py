@@ -8,7 +8,6 @@ instructions per pair of pixel and Gaussian in their inner loop.
 """
 
 import dataclasses
-import json
 import re
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from absl import app
 
 from experiments.config import define_flags, from_flags, setting
-from gi_jax.images import atomic_write
+from experiments.records import write_json
 from gi_jax.rendering import triton_call
 from gi_jax.rendering.triton_rasterizer import rasterize_triton
 
@@ -193,9 +192,7 @@ def main(argv: Sequence[str]) -> None:
     config = from_flags(Config)
     rows = run(config)
     if config.output:
-        path = Path(config.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, f"{json.dumps(rows, indent=2)}\n".encode())
+        write_json(config.output, rows)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -18,7 +19,13 @@ from gi_jax.coding.exact_grids import (
 )
 from gi_jax.coding.exact_tables import LOG_UNITS, MIN_LOG_SIZE, tables
 from gi_jax.coding.sensitivity import Symbols, nearest_points
-from gi_jax.gaussians import CUTOFF, Cholesky
+from gi_jax.gaussians import (
+    CUTOFF,
+    Cholesky,
+    RotationScale,
+    to_cholesky,
+    to_rotation_scale,
+)
 
 KODAK = Path(__file__).parents[2] / "shared" / "data" / "kodak"
 
@@ -82,6 +89,17 @@ def random_symbols(
     means = rng.uniform(size=(count, 2)) * image_size[::-1]
     points = nearest_points(cells, means.astype(np.float32), image_size)
     return Symbols(colors, size, ring, angle, points)
+
+
+def moderate_scene(seed: int, count: int) -> Cholesky:
+    """Returns Gaussians of 40×60 pixels that `sensitivity_matched` can hold.
+
+    Aspects stay below 30, and off the singularity of the angle at 1.
+    """
+    gaussians = scene(seed, count, (40, 60))
+    means, log_scales, angles, colors = to_rotation_scale(gaussians)
+    log_scales = log_scales * jnp.float32([1.0, 0.7]) + jnp.float32([0.1, -0.1])
+    return to_cholesky(RotationScale(means, log_scales, angles, colors))
 
 
 def on_the_cut(gaussians: Cholesky, image_size, width: float = 1e-3) -> np.ndarray:

@@ -23,13 +23,8 @@ from gi_jax.coding.quantization import (
 )
 from gi_jax.coding.sensitivity import sensitivity_matched
 from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
-from gi_jax.gaussians import (
-    Cholesky,
-    RotationScale,
-    to_cholesky,
-    to_rotation_scale,
-)
-from tests.helpers import scene
+from gi_jax.gaussians import Cholesky, RotationScale
+from tests.helpers import moderate_scene
 
 KEY = jax.random.key(0)
 
@@ -49,14 +44,6 @@ def _gaussians(parametrization: type, seed: int, n: int):
     if parametrization is Cholesky:
         return Cholesky(means, shape, colors)
     return RotationScale(means, shape[:, :2], shape[:, 2], colors)
-
-
-def _fitted(seed: int, n: int):
-    # Aspects stay below 30, and off the singularity of the angle at 1.
-    gaussians = scene(seed, n, (40, 60))
-    means, log_scales, angles, colors = to_rotation_scale(gaussians)
-    log_scales = log_scales * jnp.float32([1.0, 0.7]) + jnp.float32([0.1, -0.1])
-    return to_cholesky(RotationScale(means, log_scales, angles, colors))
 
 
 class Case(NamedTuple):
@@ -103,7 +90,7 @@ CASES = {
     ),
     "sensitivity_matched": Case(
         sensitivity_matched((40, 60), 0.1),
-        _fitted,
+        moderate_scene,
         # Of colours, size, ring, angle and lattice: for classes up to 13.
         (2**7, 12.5 * 2**6.5, 1.7 * 2**6.5, 47 * 2**6.5, 2**14),
         lowest=(-(2**7), 0, 0, 0, -(2**14)),

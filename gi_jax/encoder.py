@@ -11,7 +11,12 @@ from tqdm import tqdm
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import decode
 from gi_jax.coding.sensitivity import Symbols
-from gi_jax.coding.sensitivity_codec import SENSITIVITY_CODEC, write_symbols
+from gi_jax.coding.sensitivity_codec import (
+    MAX_STEP,
+    MIN_STEP,
+    SENSITIVITY_CODEC,
+    write_symbols,
+)
 from gi_jax.fitting.fit import checked_image
 from gi_jax.rendering.rasterize import Implementation
 from gi_jax.symbol_search import EFFORTS, Effort, Search
@@ -144,6 +149,8 @@ def _choose_goal(image_size, quality, step, target_bytes, target_bpp, target_psn
         ratio = (_FINEST / _COARSEST) ** ((value - 1) / 99)
         return None, _COARSEST * ratio
     if name == "step":
+        if not MIN_STEP <= value <= MAX_STEP:  # Before the work, not after it.
+            raise ValueError(f"step: expected {MIN_STEP} to {MAX_STEP}, got {value}")
         return None, value
     text = f"{name}={value}"
     if name == "target_psnr":

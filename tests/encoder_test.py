@@ -83,6 +83,7 @@ def test_pictures_are_as_good_as_they_must_be():
         ({"target_bytes": 20}, "target_bytes=20 cannot be met: reached bytes of"),
         ({"quality": 101}, "1 to 100"),
         ({"step": -1.0}, "step: expected a number above 0"),
+        ({"step": 1e20}, "step: expected .* to"),
         ({"target_psnr": np.nan}, "target_psnr: expected a number above 0"),
         ({"quality": 3, "step": 1.0}, "expected one of"),
         ({"effort": 10}, "effort: expected 1 to 9"),

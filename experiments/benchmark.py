@@ -18,16 +18,15 @@ import importlib.metadata
 import itertools
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, logging
 
 import gi_jax as gi
-from experiments.config import define_flags, from_flags, setting
+from experiments.config import run_script, setting
 from experiments.measure import measure, time_runs
 from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
@@ -319,18 +318,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config) -> None:
     """Measures what the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-    config = from_flags(Config)
     report = run(config)
     if config.output:
         write_json(config.output, report)
 
 
 if __name__ == "__main__":
-    define_flags(Config)
-    # JAX informs about every backend that it does not find.
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    run_script(Config, main)

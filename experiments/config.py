@@ -5,8 +5,8 @@
         steps: int = setting(500, help="steps of the fit")
         loss: Literal["l1", "l2"] = setting("l2", help="what is minimised")
 
-    define_flags(Config)
-    app.run(lambda argv: run(from_flags(Config)))
+    if __name__ == "__main__":
+        run_script(Config, run)
 
 A field's type says what its flag takes: int, float, bool, str, a Literal of strings, or
 one of these | None. A field without a default is a flag that must be given. Bounds
@@ -18,10 +18,10 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from absl import app, flags
+from absl import app, flags, logging
 
 T = TypeVar("T")
 
@@ -72,6 +72,25 @@ def from_flags(config: type[T], flag_values: flags.FlagValues = flags.FLAGS) -> 
         return config(**{name: flag_values[name].value for name in names})
     except ValueError as error:
         raise app.UsageError(str(error)) from error
+
+
+def run_script(config: type[T], run: Callable[[T], int | None]) -> None:
+    """Runs a script from its flags and ends the process.
+
+    Args:
+      config: the dataclass of its flags.
+      run: the script; it returns the exit code, or None for 0.
+    """
+
+    def main(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
+        return run(from_flags(config))
+
+    define_flags(config)
+    # JAX informs about every backend that it does not find.
+    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
+    app.run(main)
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

@@ -6,20 +6,32 @@ Writes demo/astronaut.gi, demo/astronaut.png (decoded from the bytes of the file
 and demo/side_by_side.png (the photo on the left).
 """
 
+import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import skimage.data
-from absl import app, flags, logging
 
 import gi_jax as gi
+from experiments.config import run_script, setting
 from gi_jax.images import atomic_write, save_image
 
-_WORKDIR = flags.DEFINE_string("workdir", "demo", "folder for the files")
-_QUALITY = flags.DEFINE_integer("quality", 50, "1 to 100", 1, 100)
-_EFFORT = flags.DEFINE_integer("effort", 3, "1, the fastest, to 9", 1, 9)
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How to compress it, and where the files go."""
+
+    workdir: str = setting("demo", help="folder for the files")
+    quality: int = setting(50, help="1 to 100")
+    effort: int = setting(3, help="1, the fastest, to 9")
+
+    def __post_init__(self) -> None:
+        for name, high in ("quality", 100), ("effort", 9):
+            if not 1 <= getattr(self, name) <= high:
+                raise ValueError(
+                    f"{name}: expected 1 to {high}, got {getattr(self, name)}"
+                )
 
 
 def run(photo: np.ndarray, folder: Path, quality: int, effort: int) -> str:
@@ -51,17 +63,13 @@ def run(photo: np.ndarray, folder: Path, quality: int, effort: int) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config) -> None:
     """Runs the demonstration."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-    folder = Path(_WORKDIR.value)
-    print(run(skimage.data.astronaut(), folder, _QUALITY.value, _EFFORT.value))
+    folder = Path(config.workdir)
+    print(run(skimage.data.astronaut(), folder, config.quality, config.effort))
     for name in ("astronaut.gi", "astronaut.png", "side_by_side.png"):
         print(folder / name)
 
 
 if __name__ == "__main__":
-    # JAX informs about every backend that it does not find.
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    run_script(Config, main)

@@ -11,16 +11,15 @@ import dataclasses
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from absl import app
 
-from experiments.config import define_flags, from_flags, setting
+from experiments.config import run_script, setting
 from experiments.records import write_json
 from gi_jax.rendering import triton_call
 from gi_jax.rendering.triton_rasterizer import rasterize_triton
@@ -185,16 +184,12 @@ def run(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config) -> None:
     """Compiles what the flags say."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-    config = from_flags(Config)
     rows = run(config)
     if config.output:
         write_json(config.output, rows)
 
 
 if __name__ == "__main__":
-    define_flags(Config)
-    app.run(main)
+    run_script(Config, main)

@@ -7,6 +7,7 @@ reaches a Dask scheduler can run code as its owner.
 
 import contextlib
 import dataclasses
+import getpass
 import logging
 import os
 import shlex
@@ -22,7 +23,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import get_ip_interface
 from tornado.ioloop import PeriodicCallback
 
-from experiments.config import setting
+from experiments.config import fingerprint, setting
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -133,13 +134,13 @@ def _start_local(place: Place, most: int, logs: Path) -> SpecCluster:
                 "nthreads": 1,
                 "memory_limit": 0,  # It is JAX that takes memory, not results.
                 "env": worker_environment(number, count, gpus, cores),
-                "silence_logs": logging.ERROR,
+                "silence_logs": logging.CRITICAL,
             },
         }
         for number in range(count)
     }
     scheduler = {"cls": Scheduler, "options": listen | {"port": 0}}
-    return SpecCluster(workers, scheduler, silence_logs=logging.ERROR)
+    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
 
 
 def _start_slurm(place: Place, most: int, logs: Path) -> Any:
@@ -153,6 +154,9 @@ def _start_slurm(place: Place, most: int, logs: Path) -> Any:
             "with --interface",
             file=sys.stderr,
         )
+    # Jobs of an earlier sweep with this workdir would wait for a driver that is dead.
+    name = f"sweep-{fingerprint({'logs': str(logs.absolute())})}"
+    subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"])
     directives = [part for part in (place.slurm_directives or "").split(";") if part]
     if place.slurm_gpus:
         directives.append(f"--gres=gpu:{place.slurm_gpus}")
@@ -174,10 +178,19 @@ def _start_slurm(place: Place, most: int, logs: Path) -> Any:
         interface=place.interface or "lo",
         scheduler_options=_listen(place),
         worker_extra_args=["--memory-limit 0", "--dashboard-address", f"{LOOPBACK}:0"],
-        job_name="gi-sweep",
+        job_name=name,
         log_directory=str(logs),
-        silence_logs=logging.ERROR,
+        silence_logs=logging.CRITICAL,
     )
+    check = subprocess.run(
+        ["sbatch", "--test-only"],
+        input=cluster.job_script(),
+        capture_output=True,
+        text=True,
+    )
+    if check.returncode:
+        cluster.close()
+        raise ValueError(f"cluster: sbatch refuses a job: {check.stderr.strip()}")
     cluster.scale(count)
     # A job that is lost, with its node for example, does not come back by itself.
     replace = PeriodicCallback(lambda: cluster.scale(count), _REPLACE)

@@ -171,7 +171,7 @@ def _submit(
 
 def _text(error: BaseException) -> str:
     if isinstance(error, KilledWorker):
-        return f"each of {error.allowed_failures + 1} workers died of it"
+        return f"lost its worker, tried {error.allowed_failures + 1} times"
     return f"{type(error).__name__}: {error}"
 
 
@@ -219,12 +219,15 @@ def _means(results: list[dict[str, Any]]) -> dict[str, float]:
 
 def main(config: Config) -> int:
     """Runs what the flags say; the exit code is 1 where a task failed."""
-    # What is asked to end ends its jobs first, as by Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # Who is asked to end ends its jobs first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return min(run(config), 1)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

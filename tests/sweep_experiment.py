@@ -52,10 +52,12 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     if order == b"raise" or (order == b"raise once" and not (folder / "once").exists()):
         (folder / "once").touch()
         raise RuntimeError("told to")
-    note(config.workdir, "finish", task, os.getpid(), node)
+    if (folder / runner.METRICS).exists():
+        note(config.workdir, "twice", task, os.getpid(), node)
     result = {"picture": path.stem, "bytes": len(order), "config": settings}
     result |= {"fingerprint": fingerprint(settings)}
     write_json(folder / runner.METRICS, result)
+    note(config.workdir, "finish", task, os.getpid(), node)
     return result
 
 

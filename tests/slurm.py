@@ -116,7 +116,7 @@ def running(folder: Path, count: int) -> Iterator[Slurm]:
     options = [f"--{name}={folder}/{file}" for name, file in munge.items()]
     try:
         start("munged", "--foreground", "--force", *options)
-        _wait(lambda: (folder / "munge.sock").exists())
+        _wait(lambda: (folder / "munge.sock").exists(), folder)
         start("slurmctld", "-D")
         daemons = {name: start("slurmd", "-D", "-N", name) for name in names}
         query = ["sinfo", "--noheader", "--states=idle", "--format=%D"]
@@ -127,7 +127,7 @@ def running(folder: Path, count: int) -> Iterator[Slurm]:
             )
             return answer.stdout.strip() == str(count)
 
-        _wait(all_idle)
+        _wait(all_idle, folder)
         yield Slurm(environment, daemons)
     finally:
         _kill_jobs(str(configuration))
@@ -186,9 +186,10 @@ def _kill_jobs(configuration: str, node: str | None = None) -> None:
             process.kill()
 
 
-def _wait(ready, seconds: float = 20) -> None:
+def _wait(ready, folder: Path, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
-            raise TimeoutError("Slurm did not start")
+            logs = [log.read_text()[-1000:] for log in sorted(folder.glob("*.log"))]
+            raise TimeoutError("Slurm did not start: " + "\n".join(logs))
         time.sleep(0.05)

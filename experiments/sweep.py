@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from absl import app, flags
+from absl import app
 from distributed import Client, KilledWorker, as_completed
 from tqdm import tqdm
 
@@ -41,8 +41,6 @@ from experiments.tasks import (
     run_task,
 )
 from gi_jax.images import atomic_write
-
-flags.disclaim_key_flags()
 
 # Seconds between two looks at the progress, where it goes to a file.
 _QUIET: Final = 30.0

@@ -1,6 +1,7 @@
 """Figures of results: curves, and pictures beside each other with their errors."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,13 +16,19 @@ Figure = matplotlib.figure.Figure
 # Error maps are black where a pixel is right and white where the mean of its channels
 # is off by as much or more, of 255.
 ERROR_SCALE: Final = 32
-ERROR_CAPTION: Final = (
-    f"error: mean of the channels' absolute differences, black 0, white {ERROR_SCALE} "
-    "of 255 or more"
+ERROR_SCALE_TEXT: Final = (
+    "mean of the channels' absolute differences,\n"
+    f"black is 0, white {ERROR_SCALE} of 255 or more"
 )
 
 _OURS: Final = {"color": "#d62728", "marker": "o", "linewidth": 2.5, "zorder": 5}
-_PUBLISHED: Final = {"linestyle": ":", "linewidth": 1, "marker": ".", "markersize": 4}
+_OTHERS: Final = ("#1f77b4", "#17becf", "#2ca02c", "#ff7f0e", "#9467bd", "#e377c2")
+_OTHERS_STYLE: Final = {"marker": ".", "linewidth": 1.2}
+_PUBLISHED: Final = {"linestyle": ":", "linewidth": 1, "markersize": 4}
+_MARKERS: Final = "sD^v<>pPX*hd"
+
+# Inches of a picture in a contact sheet, at the least: room for what stands above it.
+_MIN_WIDTH: Final = 3.4
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
@@ -55,26 +62,36 @@ def mean_rates(
     results: Sequence[rd.Result], published: Mapping[str, Mapping[str, Any]]
 ) -> Figure:
     """Draws means over pictures, PSNR and MS-SSIM, with published curves dotted."""
-    figure, (left, right) = new_figure(1, 2, size=(6, 5))
+    figure, (left, right) = new_figure(1, 2, size=(6, 5 + 0.06 * len(published)))
     means = {codec: rd.means(results, codec) for codec in rd.codecs(results)}
     for axes, quality in (left, "psnr"), (right, "ms_ssim"):
         _curves(axes, means, quality)
+        axes.set_title(f"mean of {len(results)} picture{'s'[: len(results) > 1]}")
     limits = left.axis()
-    for name, entry in published.items():
-        left.plot(entry["bpp"], entry["psnr"], label=f"{name}, published", **_PUBLISHED)
+    for number, (name, entry) in enumerate(published.items()):
+        left.plot(
+            entry["bpp"],
+            entry["psnr"],
+            label=f"{name}, published",
+            color=matplotlib.colormaps["tab20"](number % 20),
+            marker=_MARKERS[number % len(_MARKERS)],
+            **_PUBLISHED,
+        )
     left.axis(limits)
-    count = f"mean of {len(results)} picture{'s'[: len(results) > 1]}"
-    left.set_title(count)
-    right.set_title(count)
-    left.legend(fontsize="x-small", ncols=1 if not published else 2)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, fontsize="x-small"
+    )
     return figure
 
 
 def _curves(axes, points: Mapping[str, Sequence[rd.Point]], quality: str) -> None:
     most = 1.5 * max((p["bpp"] for p in points.get(rd.OURS, [])), default=np.inf)
+    colors = itertools.cycle(_OTHERS)
     for codec, curve in points.items():
         seen = [p for p in curve if p["bpp"] <= most]
-        style = _OURS if codec == rd.OURS else {"marker": ".", "linewidth": 1}
+        ours = codec == rd.OURS
+        style = _OURS if ours else _OTHERS_STYLE | {"color": next(colors)}
         axes.plot(
             [p["bpp"] for p in seen], [p[quality] for p in seen], label=codec, **style
         )
@@ -105,18 +122,22 @@ def contact_sheet(
     """
     height, width = original.shape[:2]
     pairs = 1 if width >= height else 2  # Of a picture and its error, in a row.
-    cells = [("original", original, "gray"), None]
-    for title, picture in panels:
-        cells.append((title, picture, "gray"))
-        cells.append((f"its {ERROR_CAPTION}", error_map(picture, original), "gray"))
-    figure, grid = new_figure(
-        -(-len(cells) // (2 * pairs)), 2 * pairs, (width / 100, height / 100 + 0.3)
-    )
+    rows = -(-(len(panels) + 1) // pairs)
+    inches = max(width / 100, _MIN_WIDTH)
+    figure, grid = new_figure(rows, 2 * pairs, (inches, inches * height / width + 0.3))
     for axes in grid:
         axes.set_axis_off()
-    for axes, cell in zip(grid, cells):
-        if cell is not None:
-            title, picture, colors = cell
-            axes.imshow(picture, interpolation="nearest", cmap=colors, vmin=0, vmax=255)
-            axes.set_title(title, fontsize=8, parse_math=False)
+    titled = iter(grid)
+
+    def show(title, picture):
+        axes = next(titled)
+        axes.imshow(picture, "gray", interpolation="nearest", vmin=0, vmax=255)
+        axes.set_title(title, fontsize=9, parse_math=False)
+
+    show("original", original)
+    note = f"To the right of each picture its errors:\n{ERROR_SCALE_TEXT}"
+    next(titled).text(0.5, 0.5, note, ha="center", va="center", fontsize=9)
+    for title, picture in panels:
+        show(title, picture)
+        show("errors", error_map(picture, original))
     return figure

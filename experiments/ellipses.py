@@ -31,7 +31,7 @@ ColorBy = Literal["size", "contribution", "color"]
 # Pixels of the longer side of what is drawn, at the least: lines that are thin beside
 # a Gaussian of 10,000, which is 5 pixels wide in a picture of 768.
 _MIN_SIDE: Final = 2304
-_DPI: Final = 100
+DPI: Final = 100
 
 _FONT_SIZE: Final = 22
 _MARGINS: Final = (1.9, 0.6)  # inches to the right and above
@@ -169,7 +169,7 @@ def _panels(picture: np.ndarray, fade_to: float):
     """Returns a figure, its panel with the picture, and one for a colour bar."""
     height, width = picture.shape[:2]
     scale = max(1, -(-_MIN_SIDE // max(height, width)))
-    inches = np.array([width, height]) * scale / _DPI
+    inches = np.array([width, height]) * scale / DPI
     whole = inches + _MARGINS
     figure = plots.Figure(tuple(whole))
     # No part of a pixel is lost: pixels of the picture are squares of whole pixels.
@@ -219,7 +219,7 @@ def run(path: Path, config: Config) -> Path:
     options.pop("image")
     figure = draw(gaussians, background, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(output, plots.png(figure, _DPI))
+    atomic_write(output, plots.png(figure, DPI))
     return output
 
 

@@ -10,6 +10,7 @@ import matplotlib.figure
 import numpy as np
 
 from experiments import rate_distortion as rd
+from experiments.found import Group, scalars
 
 Figure = matplotlib.figure.Figure
 
@@ -141,3 +142,68 @@ def contact_sheet(
         show(title, picture)
         show("errors", error_map(picture, original))
     return figure
+
+
+def convergence(results: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Draws PSNR against step of all fits that have a history; None without any."""
+    curves = []
+    for result in results:
+        for part in [result, *result.get("points", [])]:
+            if history := part.get("history"):
+                name = result["picture"]
+                if part is not result:
+                    kinds = ("preset", "num_gaussians", "name")
+                    name += f", {', '.join(str(part[k]) for k in kinds if k in part)}"
+                curves.append((name, history))
+    if not curves:
+        return None
+    figure, (axes,) = new_figure(size=(7, 4.5))
+    for name, history in curves:
+        axes.plot(history["step"], history["psnr"], linewidth=1.2, label=name)
+    axes.set(xlabel="step", ylabel="PSNR, dB")
+    axes.grid(alpha=0.3)
+    legend = axes.legend(fontsize="x-small", ncols=1 + len(curves) // 9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def by_settings(groups: Sequence[Group], names: Sequence[str]) -> Figure | None:
+    """Draws mean PSNR of groups against each setting that is a number.
+
+    Args:
+      groups: of one experiment.
+      names: of the settings in which they differ.
+
+    Returns:
+      A panel for each number, a curve for each combination of the others; None where
+      no setting is a number, or a group has no PSNR.
+    """
+    numeric = [n for n in names if all(_number(g.settings.get(n)) for g in groups)]
+    means = [
+        rd.mean(scalars(run).get("psnr") for run in group.runs) for group in groups
+    ]
+    psnr = [value for value in means if value is not None]
+    if not numeric or len(psnr) < len(groups):
+        return None
+    figure, panels = new_figure(1, len(numeric))
+    for axes, name in zip(panels, numeric):
+        curves: dict[str, list[tuple[float, float]]] = {}
+        for group, value in zip(groups, psnr):
+            label = ", ".join(
+                f"{n} {group.settings.get(n)}" for n in names if n != name
+            )
+            curves.setdefault(label, []).append((float(group.settings[name]), value))
+        for label, points in curves.items():
+            axes.plot(*zip(*sorted(points)), marker="o", label=label or "mean PSNR")
+        axes.set(xlabel=name, ylabel="PSNR, dB")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="x-small")
+    return figure
+
+
+def _number(value: Any) -> bool:
+    try:
+        return np.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False

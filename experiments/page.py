@@ -1,0 +1,165 @@
+"""Documents of Markdown and pictures: one HTML file that opens offline, or Markdown.
+
+Text may come from anywhere: raw HTML in it is shown, not obeyed; there are no links and
+no scripts, and the page forbids its reader to load anything.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+import markdown_it
+import numpy as np
+from PIL import Image
+
+from experiments.markdown import literal
+
+
+class Picture(NamedTuple):
+    """A picture of a page."""
+
+    data: bytes
+    mime: str  # as in image/png
+    size: tuple[int, int]  # H, W, pixels
+    caption: str  # plain text: what is seen
+    alt: str  # plain text, for who does not see it
+
+
+class Section(NamedTuple):
+    """A part of a page; a block is Markdown, or pictures beside each other."""
+
+    title: str  # plain text
+    level: int  # 2 for a part of the page, 3 for a part of that
+    blocks: Sequence[str | Sequence[Picture]]
+
+
+_POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_STYLE: Final = """
+:root { color-scheme: light dark; --ink: #1c2024; --paper: #fff; --soft: #f3f4f6;
+  --line: #d5d9de; --link: #0b57b0 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e6e8; --paper: #15181b; --soft: #20252a; --line: #3a4148;
+    --link: #8ab8f5 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink);
+  background: var(--paper); font: 16px/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere }
+h1, h2, h3 { line-height: 1.2 }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+a { color: var(--link) }
+nav { padding: .5rem 1rem; background: var(--soft); border-radius: .5rem }
+nav ul { margin: .3rem 0; padding-left: 1.2rem }
+table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse;
+  font-size: .88rem; font-variant-numeric: tabular-nums; margin: .8rem 0 }
+th, td { padding: .25rem .6rem; border: 1px solid var(--line); text-align: right;
+  overflow-wrap: normal; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+th { background: var(--soft) }
+.pictures { display: grid; gap: .8rem; margin: 1rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)) }
+.pictures.one { grid-template-columns: minmax(0, 1fr) }
+figure { margin: 0; padding: .5rem; background: var(--soft); border-radius: .5rem }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto;
+  background: #fff }
+figcaption { margin-top: .4rem; font-size: .85rem }
+"""
+
+
+def from_pixels(
+    pixels: np.ndarray, caption: str, alt: str, max_side: int, quality: int = 90
+) -> Picture:
+    """Returns a picture as WebP, no larger than a page needs.
+
+    Args:
+      pixels: [H, W], [H, W, 1 or 3] uint8.
+      caption: what is seen.
+      alt: the same, for who does not see it.
+      max_side: pixels of the longer side, at the most; larger ones are scaled.
+      quality: of WebP, 0 to 100.
+    """
+    image = Image.fromarray(
+        np.squeeze(pixels, 2) if pixels.shape[2:] == (1,) else pixels
+    )
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
+    return Picture(
+        buffer.getvalue(), "image/webp", (image.height, image.width), caption, alt
+    )
+
+
+def from_png(data: bytes, caption: str, alt: str) -> Picture:
+    """Returns a plot as it is; a PNG file."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        size = image.height, image.width
+    return Picture(data, "image/png", size, caption, alt)
+
+
+def to_html(title: str, sections: Sequence[Section]) -> bytes:
+    """Returns the page as one file."""
+    # Bytes of names that are not text were decoded as lone surrogates.
+    return "\n".join(_html(title, sections)).encode("utf-8", "backslashreplace")
+
+
+def to_markdown(title: str, sections: Sequence[Section]) -> bytes:
+    """Returns the text of the page, and what its pictures show."""
+    lines = [f"# {literal(title)}", ""]
+    for section in sections:
+        lines += [f"{'#' * section.level} {literal(section.title)}", ""]
+        for block in section.blocks:
+            if isinstance(block, str):
+                lines += [block.rstrip("\n"), ""]
+    return "\n".join(lines).encode("utf-8", "backslashreplace")
+
+
+def _html(title: str, sections: Sequence[Section]) -> Iterator[str]:
+    yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    # An empty one: else browsers ask the file's folder for one.
+    yield '<link rel="icon" href="data:,">'
+    yield f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>"
+    yield f"<body>\n<h1>{html.escape(title)}</h1>"
+    yield f'<nav aria-label="Contents">\n{_contents(sections)}\n</nav>\n<main>'
+    text = _renderer()
+    for number, section in enumerate(sections):
+        tag = f"h{section.level}"
+        yield f'<section id="s{number}">\n<{tag}>{html.escape(section.title)}</{tag}>'
+        for block in section.blocks:
+            yield text.render(block) if isinstance(block, str) else _figures(block)
+        yield "</section>"
+    yield "</main>\n</body>\n</html>\n"
+
+
+def _contents(sections: Sequence[Section]) -> str:
+    entries, depth = ["<ul>"], 2
+    for number, section in enumerate(sections):
+        link = f'<a href="#s{number}">{html.escape(section.title)}</a>'
+        if section.level > depth:
+            entries.append("<li><ul>")
+        elif section.level < depth:
+            entries.append("</ul></li>")
+        depth = section.level
+        entries.append(f"<li>{link}</li>")
+    entries += ["</ul></li>"] * (depth - 2)
+    return "\n".join([*entries, "</ul>"])
+
+
+def _renderer() -> markdown_it.MarkdownIt:
+    text = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    return text.disable(["image", "link", "autolink", "reference"])
+
+
+def _figures(pictures: Iterable[Picture]) -> str:
+    figures = [
+        f'<figure>\n<img src="data:{picture.mime};base64,'
+        f'{base64.b64encode(picture.data).decode()}" alt="{html.escape(picture.alt)}" '
+        f'height="{picture.size[0]}" width="{picture.size[1]}">\n'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption>\n</figure>"
+        for picture in pictures
+    ]
+    kind = "pictures one" if len(figures) == 1 else "pictures"
+    return "\n".join([f'<div class="{kind}">', *figures, "</div>"])

@@ -41,8 +41,7 @@ _KEPT: Final = 0.45
 _WHITE: Final = 255.0
 _GRAY: Final = 128.0
 
-# Gaussians that lie outside these quantiles have the colours of the ends: one is as
-# large as the picture and would leave a single colour to all others.
+# Gaussians that lie outside these quantiles have the colours of the ends.
 _QUANTILES: Final = (0.01, 0.99)
 
 
@@ -150,7 +149,10 @@ def draw(
         title += ", in the hue of what they add"
     else:
         values = {"size": size, "contribution": contribution}[color_by][drawn]
-        low, high = np.maximum(np.quantile(values, _QUANTILES), 1e-6)
+        # One that is wider than the picture, as a mean colour, has no contour in it.
+        inside = deviations[drawn, 0] < np.hypot(*picture.shape[:2])
+        ends = np.quantile(values[inside] if inside.any() else values, _QUANTILES)
+        low, high = np.maximum(ends, 1e-6)
         ellipses.set_array(values)
         ellipses.set_cmap("turbo")
         ellipses.set_norm(matplotlib.colors.LogNorm(low, max(high, 1.01 * low)))

@@ -7,6 +7,7 @@ no scripts, and the page forbids its reader to load anything.
 import base64
 import html
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -58,31 +59,42 @@ th, td { padding: .25rem .6rem; border: 1px solid var(--line); text-align: right
   overflow-wrap: normal; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 th { background: var(--soft) }
+td.long, th.long { text-align: left; white-space: normal; min-width: 18rem }
 .pictures { display: grid; gap: .8rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)) }
 .pictures.one { grid-template-columns: minmax(0, 1fr) }
 figure { margin: 0; padding: .5rem; background: var(--soft); border-radius: .5rem }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto;
   background: #fff }
+.one figure { overflow-x: auto }
+.one img.wide { max-width: none; width: max(100%, 46rem) }
 figcaption { margin-top: .4rem; font-size: .85rem }
 """
+
+
+# Characters from which on a cell of a table may be broken, and pixels from which on a
+# picture may be wider than the page, which then scrolls: plots stay readable on phones.
+_LONG_CELL: Final = 60
+_WIDE: Final = 1000
 
 
 def from_pixels(
     pixels: np.ndarray, caption: str, alt: str, max_side: int, quality: int = 90
 ) -> Picture:
-    """Returns a picture as WebP, no larger than a page needs.
+    """Returns a picture as WebP, of the size that a page needs.
 
     Args:
       pixels: [H, W], [H, W, 1 or 3] uint8.
       caption: what is seen.
       alt: the same, for who does not see it.
-      max_side: pixels of the longer side, at the most; larger ones are scaled.
+      max_side: pixels of the longer side, at the most; larger ones are scaled, and the
+        pixels of small ones become squares.
       quality: of WebP, 0 to 100.
     """
-    image = Image.fromarray(
-        np.squeeze(pixels, 2) if pixels.shape[2:] == (1,) else pixels
-    )
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[:, :, 0]
+    scale = max(1, max_side // max(pixels.shape[:2]))
+    image = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "WEBP", quality=quality, method=4)
@@ -124,42 +136,51 @@ def _html(title: str, sections: Sequence[Section]) -> Iterator[str]:
     yield f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>"
     yield f"<body>\n<h1>{html.escape(title)}</h1>"
     yield f'<nav aria-label="Contents">\n{_contents(sections)}\n</nav>\n<main>'
-    text = _renderer()
     for number, section in enumerate(sections):
         tag = f"h{section.level}"
         yield f'<section id="s{number}">\n<{tag}>{html.escape(section.title)}</{tag}>'
         for block in section.blocks:
-            yield text.render(block) if isinstance(block, str) else _figures(block)
+            yield _to_html(block) if isinstance(block, str) else _figures(block)
         yield "</section>"
     yield "</main>\n</body>\n</html>\n"
 
 
 def _contents(sections: Sequence[Section]) -> str:
-    entries, depth = ["<ul>"], 2
+    entries, depth = [], 1
     for number, section in enumerate(sections):
-        link = f'<a href="#s{number}">{html.escape(section.title)}</a>'
-        if section.level > depth:
-            entries.append("<li><ul>")
-        elif section.level < depth:
-            entries.append("</ul></li>")
+        # A list in the entry above it, or the end of that entry and its lists.
+        deeper = section.level - depth
+        entries.append(
+            "<ul>" * deeper if deeper > 0 else "</li></ul>" * -deeper + "</li>"
+        )
+        entries.append(f'<li><a href="#s{number}">{html.escape(section.title)}</a>')
         depth = section.level
-        entries.append(f"<li>{link}</li>")
-    entries += ["</ul></li>"] * (depth - 2)
-    return "\n".join([*entries, "</ul>"])
+    return "\n".join([*entries, "</li></ul>" * (depth - 1)])
 
 
-def _renderer() -> markdown_it.MarkdownIt:
-    text = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
-    return text.disable(["image", "link", "autolink", "reference"])
+def _to_html(text: str) -> str:
+    """Returns Markdown as HTML, with tables whose long cells may be broken."""
+    parser = markdown_it.MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.disable(["image", "link", "autolink", "reference"])
+    tokens = parser.parse(text)
+    for before, token in itertools.pairwise(tokens):
+        if before.type in ("td_open", "th_open") and len(token.content) > _LONG_CELL:
+            before.attrJoin("class", "long")
+    return parser.renderer.render(tokens, parser.options, {})
 
 
 def _figures(pictures: Iterable[Picture]) -> str:
-    figures = [
-        f'<figure>\n<img src="data:{picture.mime};base64,'
-        f'{base64.b64encode(picture.data).decode()}" alt="{html.escape(picture.alt)}" '
-        f'height="{picture.size[0]}" width="{picture.size[1]}">\n'
-        f"<figcaption>{html.escape(picture.caption)}</figcaption>\n</figure>"
-        for picture in pictures
-    ]
+    figures = [_figure(picture) for picture in pictures]
     kind = "pictures one" if len(figures) == 1 else "pictures"
     return "\n".join([f'<div class="{kind}">', *figures, "</div>"])
+
+
+def _figure(picture: Picture) -> str:
+    height, width = picture.size
+    data = base64.b64encode(picture.data).decode()
+    kind = ' class="wide"' if width >= _WIDE else ""
+    return (
+        f'<figure>\n<img{kind} alt="{html.escape(picture.alt)}" height="{height}" '
+        f'width="{width}" src="data:{picture.mime};base64,{data}">\n'
+        f"<figcaption>{html.escape(picture.caption)}</figcaption>\n</figure>"
+    )

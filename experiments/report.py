@@ -134,7 +134,7 @@ def _experiment_sections(
 def _overview(groups: Sequence[found.Group], names: Sequence[str]) -> str:
     """Returns a table of all settings with means of what is one number a picture."""
     values = [[found.scalars(run) for run in group.runs] for group in groups]
-    constant = {*names, "height", "width", "channels"}
+    constant = {*groups[0].settings, "height", "width", "channels"}
     columns = [
         name
         for name in dict.fromkeys(n for each in values for row in each for n in row)

@@ -103,6 +103,13 @@ def _numbers(name: str, text: str) -> list[float]:
         ) from None
 
 
+def settings_of(config: Config, pixels: np.ndarray) -> dict[str, Any]:
+    """Returns all that decides the result for a picture, as plain data."""
+    # Results of versions that did not have the paper's codec are those without it.
+    without = _PLACES if config.paper else _PLACES | {"paper"}
+    return runner.settings_of(config, pixels, without)
+
+
 class _Job(NamedTuple):
     """A file to make of a picture."""
 
@@ -122,9 +129,7 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     pixels = to_uint8(load_image(path))
     if pixels.shape[2] != 3:
         raise ValueError(f"expected 3 channels, got {pixels.shape[2]}")
-    # Results of versions that did not have the paper's codec are those without it.
-    without = _PLACES if config.paper else _PLACES | {"paper"}
-    settings = runner.settings_of(config, pixels, without)
+    settings = settings_of(config, pixels)
     finished = runner.read_finished(folder, settings)
     if finished and all("warm_decode_seconds" in p for p in finished["points"]):
         return finished

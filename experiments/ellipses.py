@@ -28,9 +28,9 @@ from gi_jax.images import atomic_write, load_image
 
 ColorBy = Literal["size", "contribution", "color"]
 
-# Pixels of the longer side of what is drawn, at the least: lines that are thin beside
-# a Gaussian of 10,000, which is 5 pixels wide in a picture of 768.
-_MIN_SIDE: Final = 2304
+# Three times a Kodak picture: lines are thin beside one Gaussian of 10,000,
+# which is 5 pixels wide there.
+_SIDE: Final = 2304
 DPI: Final = 100
 
 _FONT_SIZE: Final = 22
@@ -66,8 +66,13 @@ class Config:
     fraction: float = setting(
         1.0, help="share of the Gaussians that are drawn, by contribution"
     )
+    side: int = setting(
+        _SIDE, help="pixels of the longer side of the picture drawn, at the least"
+    )
 
     def __post_init__(self) -> None:
+        if self.side < 1:
+            raise ValueError(f"side: expected at least 1, got {self.side}")
         if not 0 < self.sigmas < np.inf:
             raise ValueError(f"sigmas: expected a number over 0, got {self.sigmas}")
         if not 0 < self.fraction <= 1:
@@ -105,6 +110,7 @@ def draw(
     color_by: ColorBy = "size",
     sigmas: float = 1.0,
     fraction: float = 1.0,
+    side: int = _SIDE,
 ) -> plots.Figure:
     """Draws contours of Gaussians over a picture.
 
@@ -114,6 +120,7 @@ def draw(
       color_by: what colours mean.
       sigmas: standard deviations of the contours.
       fraction: share of the Gaussians that are drawn, those that contribute most.
+      side: pixels of the longer side of the picture drawn, at the least.
 
     Returns:
       The figure, for 100 dpi: a pixel of the picture is a whole number of pixels.
@@ -130,7 +137,7 @@ def draw(
     if color_by == "size":
         drawn = drawn[np.argsort(-size[drawn], kind="stable")]
 
-    figure, axes, bar = _panels(picture, _GRAY if color_by == "color" else _WHITE)
+    figure, axes, bar = _panels(picture, side, _GRAY if color_by == "color" else _WHITE)
     ellipses = EllipseCollection(
         widths=2 * sigmas * deviations[drawn, 0],
         heights=2 * sigmas * deviations[drawn, 1],
@@ -167,10 +174,10 @@ def draw(
     return figure
 
 
-def _panels(picture: np.ndarray, fade_to: float):
+def _panels(picture: np.ndarray, side: int, fade_to: float):
     """Returns a figure, its panel with the picture, and one for a colour bar."""
     height, width = picture.shape[:2]
-    scale = max(1, -(-_MIN_SIDE // max(height, width)))
+    scale = max(1, -(-side // max(height, width)))
     inches = np.array([width, height]) * scale / DPI
     whole = inches + _MARGINS
     figure = plots.Figure(tuple(whole))

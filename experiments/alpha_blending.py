@@ -82,18 +82,23 @@ def blend(
 
     in_front = jnp.tri(blocks.ids.shape[1], k=-1)
 
-    @jax.checkpoint  # Weights are computed again backwards.
-    def blend_block(block):
-        ids, tile = block
+    def blend_block(ids, tile):
         alpha = _alphas(grid, records[ids], tile)  # [BLOCK, pixels]
         # A product of those in front is a sum of logarithms: one matrix product.
         before = jnp.exp(_product(in_front, jnp.log1p(-alpha)))
         light = _product(colors[ids].T, alpha * before)
         return light, before[-1] * (1 - alpha[-1])
 
-    light, through = jax.lax.map(
-        blend_block, (blocks.ids, blocks.tile), batch_size=grid.group
-    )  # [blocks, C, pixels], [blocks, pixels]
+    @jax.checkpoint  # Weights are computed again backwards.
+    def blend_chunk(chunk):
+        nothing = jax.vmap(lambda *_: (jnp.zeros(shape), jnp.ones(shape[1])))
+        in_use = chunk[1][0] < grid.num_tiles
+        return jax.lax.cond(in_use, jax.vmap(blend_block), nothing, *chunk)
+
+    shape = colors.shape[1], TILE * TILE
+    chunks = [x.reshape(-1, grid.chunk, *x.shape[1:]) for x in blocks[:2]]
+    light, through = jax.lax.map(blend_chunk, tuple(chunks))
+    light, through = light.reshape(-1, *shape), through.reshape(-1, shape[1])
     light = light * _before_each(blocks.tile, through)[:, None]
     tiles = jnp.zeros((grid.num_tiles + 1, *light.shape[1:]), light.dtype)
     tiles = tiles.at[blocks.tile].add(light)

@@ -15,10 +15,11 @@ import dataclasses
 import io
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import jax
 import matplotlib.figure
 import numpy as np
 
@@ -92,7 +93,11 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
 
 
 def write_fit(
-    folder: Path, name: str, image: np.ndarray, fitted: gi.FitResult
+    folder: Path,
+    name: str,
+    image: np.ndarray,
+    fitted: gi.FitResult,
+    render: Callable[..., jax.Array] = gi.rasterize,
 ) -> dict[str, Any]:
     """Writes gaussians.npz, picture.png and convergence.png of a fit.
 
@@ -101,11 +106,12 @@ def write_fit(
       name: of the picture.
       image: [H, W, C] what was fitted.
       fitted: what came of it.
+      render: (gaussians, image_size) -> picture.
 
     Returns:
       How good it is, and of what size; plain data.
     """
-    picture = round_to_8_bits(gi.rasterize(fitted.gaussians, image.shape[:2]))
+    picture = round_to_8_bits(render(fitted.gaussians, image.shape[:2]))
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
         name: np.asarray(x) for name, x in fitted.gaussians._asdict().items()

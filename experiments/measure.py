@@ -110,6 +110,23 @@ def measure(
     }
 
 
+def frames_per_second(
+    render: Callable, gaussians: Any, image_size: tuple[int, int], repeats: int
+) -> float:
+    """Returns 1 / the median seconds from parameters to a picture that is there.
+
+    Args:
+      render: (gaussians, image_size) -> picture, compiled already or once more here.
+      gaussians: what is drawn.
+      image_size: H, W in pixels.
+      repeats: frames.
+    """
+    times = time_runs(
+        lambda: jax.block_until_ready(render(gaussians, image_size)), repeats
+    )
+    return 1e3 / times["milliseconds"]
+
+
 def time_runs(run: Callable[[], Any], repeats: int, calls: int = 1) -> dict[str, Any]:
     """Times a function of no arguments that returns when its work is done.
 

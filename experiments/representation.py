@@ -41,8 +41,8 @@ from experiments.config import choices, integers, setting
 from experiments.measure import (
     allotted_bytes,
     count_compilations,
+    frames_per_second,
     peak_memory,
-    time_runs,
 )
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import number, table, write_json, write_plot
@@ -157,10 +157,7 @@ def _measure_fit(
         )
     values = fit.write_fit(folder, name, image, fitted)
     size = image.shape[:2]
-    speed = time_runs(
-        lambda: jax.block_until_ready(gi.rasterize(fitted.gaussians, size)),
-        config.repeats,
-    )
+    speed = frames_per_second(gi.rasterize, fitted.gaussians, size, config.repeats)
     memory = peak.bytes
     if memory is None:
         shapes = jax.tree.map(
@@ -172,7 +169,7 @@ def _measure_fit(
         "num_gaussians": num_gaussians,
         "steps": steps,
         "compile_seconds": compilations.seconds,
-        "frames_per_second": 1e3 / speed["milliseconds"],
+        "frames_per_second": speed,
         "memory_bytes": memory,
         "memory_is": "XLA" if peak.bytes is None else "device",
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.gaussians)),

@@ -16,7 +16,8 @@ with the picture, and a file in the second table; and, last, metrics.json. For a
 them summary.json, summary.md and ablations.png, with the difference to the first row,
 ours and published. What is done is not done again on a rerun.
 
-What the columns are: those of representation.py, and
+What the columns are: those of representation.py, but for
+  fit: seconds without those that XLA compiled; and
   BD-rate, BD-PSNR: Bjøntegaard's, of bytes at equal PSNR and of PSNR at equal bytes
     against the first row, means over the pictures; from two numbers of Gaussians on.
   bpp: bits of the file per pixel. Where colours are uniform the tables are left out
@@ -27,22 +28,20 @@ import dataclasses
 import functools
 import itertools
 import sys
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import bjontegaard
 import jax
-import matplotlib.figure
 import numpy as np
 
 import gi_jax as gi
-from experiments import fit, runner
+from experiments import ablation_tables as tables
+from experiments import fit, plots, runner
 from experiments.config import choices, integers, setting
 from experiments.measure import count_compilations, frames_per_second
 from experiments.pictures import CROP_HELP, check_crop, load_crop
-from experiments.records import number, table, write_json, write_plot
+from experiments.records import write_json
 from experiments.variants import (
     BASE,
     CODINGS,
@@ -172,7 +171,7 @@ def _fit(
         )
     values = fit.write_fit(folder, name, image, fitted, variant.render)
     return values | {
-        "compile_seconds": compilations.seconds,
+        "fit_seconds": fitted.seconds - compilations.seconds,
         "frames_per_second": frames_per_second(
             variant.render, fitted.gaussians, image.shape[:2], config.repeats
         ),
@@ -199,7 +198,7 @@ def _compress(
         initial=gi.canonical(fitted),
         steps=config.fine_tuning_steps,
         recipe=gi.fine_tuning(config.fine_tuning_steps),
-        quantizer=quantizer(row, size),
+        quantizer=quantizer(row, size, image.shape[2]),
         seed=config.seed,
         progress=sys.stderr.isatty(),
     )
@@ -227,179 +226,23 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     Returns:
       The table, in Markdown.
     """
-    compression = config.table == "compression"
     known = _ROWS[config.table]
-    points = [point for result in results for point in result["points"]]
-    kinds = {(point["row"], point["num_gaussians"]) for point in points}
-    order = sorted(kinds, key=lambda kind: ([*known].index(kind[0]), kind[1]))
-    rows = [_mean_row(row, count, points) for row, count in order]
-    for row in rows:
-        row["label"] = known[row["row"]].label
-        bases = [r for r in rows if r["row"] == BASE]
-        same = [r for r in bases if r["num_gaussians"] == row["num_gaussians"]]
-        row["difference"] = _minus(row["psnr"], same[0]["psnr"] if same else None)
-    names = dict.fromkeys(row["row"] for row in rows)
-    deltas = {name: _deltas(name, results) for name in names} if compression else {}
-    published = {name: known[name].published for name in names}
+    rows = tables.mean_rows(results, known)
+    published = {row: known[row].published for row in known}
     summary = {"config": dataclasses.asdict(config), "rows": rows}
-    summary |= {"bjontegaard": deltas, "published": published}
-    text = _codings_text(rows, deltas) if compression else _variants_text(rows)
-    devices = sorted({result["device"] for result in results})
-    text += (
-        f"\nMeans over pictures; {', '.join(devices)}; differences to the first row. "
-    )
-    text += "Published: Kodak, 24 pictures, V100, the paper's numbers and steps.\n"
+    summary |= {"published": published}
+    if config.table == "compression":
+        deltas = tables.deltas(results)
+        summary |= {"bjontegaard": deltas}
+        text = tables.codings_text(rows, deltas)
+        figure = tables.codings_plot(rows)
+    else:
+        text = tables.variants_text(rows)
+        figure = tables.variants_plot(rows)
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())
-    plot = _plot_rates if compression else _plot_differences
-    write_plot(workdir / "ablations.png", plot(rows))
+    atomic_write(workdir / "ablations.png", plots.png(figure))
     return text
-
-
-def _mean_row(row: str, count: int, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns the means over the pictures of one row and number of Gaussians."""
-    found = [p for p in points if (p["row"], p["num_gaussians"]) == (row, count)]
-    quantities = [key for key, value in found[0].items() if not isinstance(value, str)]
-    return {
-        "row": row,
-        "pictures": len(found),
-        **{key: _mean(point[key] for point in found) for key in quantities},
-        "num_gaussians": count,
-    }
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [*values]
-    return None if None in known else float(np.mean(known))  # type: ignore[arg-type]
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def _deltas(name: str, results: list[dict[str, Any]]) -> dict[str, float | None]:
-    """Returns mean BD-PSNR in dB and BD-rate in percent against the first row."""
-    values: dict[str, list[float | None]] = {"bd_psnr": [], "bd_rate": []}
-    for result in results:
-        base, other = (
-            sorted(
-                (point["bpp"], point["psnr"])
-                for point in result["points"]
-                if point["row"] == row
-            )
-            for row in (BASE, name)
-        )
-        for key, found in values.items():
-            found.append(_delta(getattr(bjontegaard, key), base, other))
-    return {key: _mean(found) for key, found in values.items()}
-
-
-def _delta(
-    function: Callable[..., float],
-    base: list[tuple[float, float]],
-    other: list[tuple[float, float]],
-) -> float | None:
-    """Returns a Bjøntegaard delta of two curves (bpp, psnr), None where it is none."""
-    if min(len(base), len(other)) < 2:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Curves that do not span the same range.
-        value = function(
-            *np.transpose(base),
-            *np.transpose(other),
-            method="akima" if min(len(base), len(other)) > 2 else "pchip",
-            require_matching_points=False,
-            min_overlap=0,
-        )
-    return float(value) if np.isfinite(value) else None
-
-
-def _variants_text(rows: list[dict[str, Any]]) -> str:
-    columns = ["variant", "Gaussians", "pictures", "PSNR, dB", "difference", "MS-SSIM"]
-    columns += ["fit, s", "FPS", "parameters, K"]
-    columns += [f"published {name}" for name in ("PSNR, dB", "difference", "MS-SSIM")]
-    columns += [f"published {name}" for name in ("fit, s", "FPS", "parameters, K")]
-    base = VARIANTS[BASE].published["psnr"]
-    lines = []
-    for row in rows:
-        theirs = VARIANTS[row["row"]].published
-        theirs = theirs | {"difference": theirs["psnr"] - base}
-        lines.append([row["label"], f"{row['num_gaussians']:,}", f"{row['pictures']}"])
-        for values in row, theirs:
-            lines[-1] += [
-                number(values["psnr"], ".2f"),
-                number(values["difference"], "+.2f"),
-                number(values["ms_ssim"], ".4f"),
-                number(values["seconds"], ".1f"),
-                number(values["frames_per_second"], ".0f"),
-                number(values["parameters"] / 1e3, ".4g"),
-            ]
-    return table(columns, lines)
-
-
-def _codings_text(
-    rows: list[dict[str, Any]], deltas: dict[str, dict[str, float | None]]
-) -> str:
-    columns = ["variant", "BD-PSNR, dB", "BD-rate, %"]
-    columns += ["published BD-PSNR, dB", "published BD-rate, %"]
-    lines = []
-    for name, ours in deltas.items():
-        lines.append([CODINGS[name].label])
-        for values in ours, CODINGS[name].published:
-            lines[-1] += [number(values["bd_psnr"], "+.2f")]
-            lines[-1] += [number(values["bd_rate"], "+.1f")]
-    text = table(columns, lines)
-    columns = ["variant", "Gaussians", "pictures", "bpp", "bits per Gaussian"]
-    columns += ["PSNR, dB", "difference", "MS-SSIM"]
-    lines = [
-        [
-            row["label"],
-            f"{row['num_gaussians']:,}",
-            f"{row['pictures']}",
-            f"{row['bpp']:.3f}",
-            f"{8 * row['bytes'] / row['num_gaussians']:.1f}",
-            number(row["psnr"], ".2f"),
-            number(row["difference"], "+.2f"),
-            number(row["ms_ssim"], ".4f"),
-        ]
-        for row in rows
-    ]
-    return text + "\n" + table(columns, lines)
-
-
-def _plot_differences(rows: list[dict[str, Any]]) -> matplotlib.figure.Figure:
-    """Returns bars: difference of PSNR to the first row, ours and published."""
-    rows = [row for row in rows if row["row"] != BASE and row["difference"] is not None]
-    figure = matplotlib.figure.Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    place = np.arange(len(rows))
-    base = VARIANTS[BASE].published["psnr"]
-    theirs = [VARIANTS[row["row"]].published["psnr"] - base for row in rows]
-    axes.barh(place - 0.2, [row["difference"] for row in rows], 0.4, label="ours")
-    axes.barh(place + 0.2, theirs, 0.4, color="0.7", label="published")
-    labels = [f"{row['label']}, {row['num_gaussians']:,}" for row in rows]
-    axes.set_yticks(place, labels)
-    axes.invert_yaxis()
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel=f"PSNR, dB, less that of {VARIANTS[BASE].label}")
-    axes.grid(alpha=0.3, axis="x")
-    axes.legend()
-    return figure
-
-
-def _plot_rates(rows: list[dict[str, Any]]) -> matplotlib.figure.Figure:
-    """Returns curves: PSNR against bits per pixel, means over the pictures."""
-    figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name in dict.fromkeys(row["row"] for row in rows):
-        curve = [row for row in rows if row["row"] == name and row["psnr"] is not None]
-        rates = [row["bpp"] for row in curve]
-        psnr = [row["psnr"] for row in curve]
-        axes.plot(rates, psnr, marker="o", label=CODINGS[name].label)
-    axes.set(xlabel="bits per pixel", ylabel="PSNR, dB")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    return figure
 
 
 EXPERIMENT: Final = runner.Experiment(Config, run_picture, summarize)

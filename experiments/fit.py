@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import jax
-import matplotlib.figure
 import numpy as np
 
 import gi_jax as gi
-from experiments import runner
+from experiments import plots, runner
 from experiments.config import fingerprint, setting
 from experiments.pictures import CROP_HELP, check_crop, load_crop
-from experiments.records import write_json, write_plot
+from experiments.records import write_json
 from gi_jax.images import atomic_write, save_image
 from gi_jax.metrics import ms_ssim, round_to_8_bits
 
@@ -119,7 +118,8 @@ def write_fit(
     np.savez(buffer, **arrays)
     atomic_write(folder / "gaussians.npz", buffer.getvalue())
     save_image(folder / "picture.png", np.asarray(picture))
-    write_plot(folder / "convergence.png", _convergence(fitted.history, name))
+    curve = plots.png(_convergence(fitted.history, name))
+    atomic_write(folder / "convergence.png", curve)
     height, width, channels = image.shape
     return {
         "psnr": fitted.psnr if math.isfinite(fitted.psnr) else None,  # equal pictures
@@ -149,12 +149,9 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     return text
 
 
-def _convergence(
-    history: dict[str, np.ndarray], title: str
-) -> matplotlib.figure.Figure:
+def _convergence(history: dict[str, np.ndarray], title: str) -> plots.Figure:
     """Returns a plot: PSNR against step."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = plots.new_figure(size=(6, 4))
     axes.plot(history["step"], history["psnr"])
     axes.set(xlabel="step", ylabel="PSNR, dB", title=title)
     axes.grid(alpha=0.3)

@@ -26,18 +26,17 @@ import dataclasses
 import functools
 import itertools
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-import matplotlib.figure
 import numpy as np
 
 import gi_jax as gi
-from experiments import fit, runner
+from experiments import fit, plots, runner
 from experiments.config import choices, integers, setting
+from experiments.markdown import fixed, table
 from experiments.measure import (
     allotted_bytes,
     count_compilations,
@@ -45,7 +44,8 @@ from experiments.measure import (
     peak_memory,
 )
 from experiments.pictures import CROP_HELP, check_crop, load_crop
-from experiments.records import number, table, write_json, write_plot
+from experiments.rate_distortion import mean
+from experiments.records import write_json
 from gi_jax.images import atomic_write
 from gi_jax.metrics import mse
 
@@ -213,7 +213,7 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     text = table(columns, lines) + f"\nMeans over pictures; {', '.join(devices)}.\n"
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())
-    write_plot(workdir / "psnr.png", _plot(rows))
+    atomic_write(workdir / "psnr.png", plots.png(_plot(rows)))
     return text
 
 
@@ -229,41 +229,34 @@ def _mean_row(kind: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, A
         "method": kind["preset"],
         **kind,
         "pictures": len(of_pictures),
-        **{key: _mean(found[key] for found in of_pictures) for key in _QUANTITIES},
+        **{key: mean(found[key] for found in of_pictures) for key in _QUANTITIES},
         "memory_is": " and ".join(sorted(memories)),
     }
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Returns the mean, None where a value is missing (or infinite, as PSNR may be)."""
-    known = [*values]
-    return None if None in known else float(np.mean(known))  # type: ignore[arg-type]
-
-
-def _line(row: dict[str, Any]) -> list[str]:
+def _line(row: dict[str, Any]) -> list[str | None]:
     memory = row["memory_bytes"]
-    memory = number(None if memory is None else memory / 2**20, ".0f")
+    mebibytes = fixed(None if memory is None else memory / 2**20, 0)
     if row.get("memory_is"):
-        memory += f" ({row['memory_is']})"
+        mebibytes = f"{mebibytes} ({row['memory_is']})"
     return [
         row["method"],
-        format(row["num_gaussians"], ","),
-        format(row["steps"], ","),
-        format(row["pictures"]),
-        number(row["psnr"], ".2f"),
-        number(row["ms_ssim"], ".4f"),
-        number(row["seconds"], ".1f"),
-        number(row.get("compile_seconds"), ".1f"),
-        number(row["frames_per_second"], ".1f"),
-        memory,
-        number(row["parameters"] / 1e3, ".0f"),
+        fixed(row["num_gaussians"], 0),
+        fixed(row["steps"], 0),
+        fixed(row["pictures"], 0),
+        fixed(row["psnr"], 2),
+        fixed(row["ms_ssim"], 4),
+        fixed(row["seconds"], 1),
+        fixed(row.get("compile_seconds"), 1),
+        fixed(row["frames_per_second"], 1),
+        mebibytes,
+        fixed(row["parameters"] / 1e3, 0),
     ]
 
 
-def _plot(rows: list[dict[str, Any]]) -> matplotlib.figure.Figure:
+def _plot(rows: list[dict[str, Any]]) -> plots.Figure:
     """Returns PSNR against the number of Gaussians, and against seconds."""
-    figure = matplotlib.figure.Figure(figsize=(11, 4.5), layout="constrained")
-    by_number, by_seconds = figure.subplots(1, 2)
+    figure, (by_number, by_seconds) = plots.new_figure(1, 2, size=(5.5, 4.5))
     curves = dict.fromkeys((row["preset"], row["steps"]) for row in rows)
     for preset, steps in curves:
         curve = [r for r in rows if (r["preset"], r["steps"]) == (preset, steps)]

@@ -36,6 +36,10 @@ _SHAPE_BITS: Final = 6
 _CODEBOOK_SIZE: Final = 8
 _NUM_STAGES: Final = 2
 
+# Uniform levels are of colours times this, so that the steps of the optimizer that
+# learns a step and an offset, 0.01, are small against a step of 8 bits.
+_COLOR_UNITS: Final = 16.0
+
 
 class Variant(NamedTuple):
     """A row of table 3: how Gaussians represent a picture."""
@@ -51,7 +55,7 @@ class Coding(NamedTuple):
     """A row of table 4: how Gaussians are quantized."""
 
     label: str
-    published: dict[str, float]  # Bjøntegaard, against the first row
+    published: dict[str, float]  # Bjøntegaard against the first row: dB, % of bytes
     commitment: float = 1.0
     color_bits: int | None = None  # of each colour, or None for codebooks
 
@@ -60,7 +64,7 @@ def _published(psnr, ms_ssim, seconds, frames_per_second, parameters):
     return {
         "psnr": psnr,
         "ms_ssim": ms_ssim,
-        "seconds": seconds,
+        "fit_seconds": seconds,
         "frames_per_second": frames_per_second,
         "parameters": 1e3 * parameters,
     }
@@ -118,20 +122,20 @@ VARIANTS: Final = {
 }
 
 CODINGS: Final = {
-    BASE: Coding("the paper's codec", {"bd_psnr": 0.0, "bd_rate": 0.0}),
+    BASE: Coding("the paper's codec", {"quality": 0.0, "rate": 0.0}),
     "no_commitment": Coding(
         "without commitment loss",
-        {"bd_psnr": -3.145, "bd_rate": 333.16},
+        {"quality": -3.145, "rate": 333.16},
         commitment=0.0,
     ),
     "uniform6": Coding(
         "colours of 6 bits instead of residual VQ",
-        {"bd_psnr": -0.159, "bd_rate": 7.02},
+        {"quality": -0.159, "rate": 7.02},
         color_bits=6,
     ),
     "uniform8": Coding(
         "colours of 8 bits instead of residual VQ",
-        {"bd_psnr": -0.195, "bd_rate": 11.69},
+        {"quality": -0.195, "rate": 11.69},
         color_bits=8,
     ),
 }
@@ -171,18 +175,21 @@ def recipe(
 
 
 @functools.cache
-def quantizer(coding: str, image_size: tuple[int, int]) -> gi.Quantizer:
-    """Returns the quantizer of a row of CODINGS, for pictures of H, W."""
-    row = CODINGS[coding]
-    if row.color_bits is None:
-        colors = gi.residual_vq(_CODEBOOK_SIZE, _NUM_STAGES, commitment=row.commitment)
-    else:
-        colors = gi.uniform(row.color_bits)
+def quantizer(coding: str, image_size: tuple[int, int], channels: int) -> gi.Quantizer:
+    """Returns the quantizer of a row of CODINGS, for pictures of H, W and C."""
     return gi.per_field(
         means=gi.chain(gi.normalize(image_size), gi.float16()),
         shape=gi.uniform(_SHAPE_BITS),
-        colors=colors,
+        colors=_color_quantizer(coding, channels),
     )
+
+
+def _color_quantizer(coding: str, channels: int) -> gi.Quantizer:
+    row = CODINGS[coding]
+    if row.color_bits is None:
+        return gi.residual_vq(_CODEBOOK_SIZE, _NUM_STAGES, commitment=row.commitment)
+    units = gi.linear(_COLOR_UNITS * np.eye(channels))
+    return gi.chain(units, gi.uniform(row.color_bits))
 
 
 def write_file(
@@ -207,11 +214,12 @@ def write_file(
     if bits is not None:
         channels = gaussians.colors.shape[1]
         levels = jnp.broadcast_to(jnp.arange(2**bits)[:, None], (2**bits, channels))
-        values = gi.uniform(bits).decode(params.colors, (), levels)  # [2^bits, C]
+        colors = _color_quantizer(coding, channels)
+        values = colors.decode(params.colors, (), levels)  # [2^bits, C]
         codebooks = values.T[:, :, None] * jnp.eye(channels)[:, None]
         counts = jnp.ones(codebooks.shape[:2])
-        quantized = gi.uniform(bits).apply(params.colors, (), gaussians.colors, None)
-        gaussians = gaussians._replace(colors=quantized[0])
+        quantized, *_ = colors.apply(params.colors, (), gaussians.colors, None)
+        gaussians = gaussians._replace(colors=quantized)
         params = params._replace(colors=())
         state = state._replace(colors=ResidualVQState(codebooks, counts))
         redundant = np.float32().nbytes * (codebooks.size - 2 * channels)

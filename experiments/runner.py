@@ -160,6 +160,26 @@ def read_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
+def part(
+    file: Path, settings: dict[str, Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a part of a picture's results, computed now or in a run that was killed.
+
+    Args:
+      file: JSON; written last, where it is not there or of other settings.
+      settings: all that decides the result.
+      compute: returns plain data.
+    """
+    identity = fingerprint(settings)
+    if file.exists():
+        stored = json.loads(file.read_bytes())
+        if stored["fingerprint"] == identity:
+            return stored["values"]
+    values = compute()
+    write_json(file, {"fingerprint": identity, "values": values})
+    return values
+
+
 def write_finished(
     folder: Path, picture: str, settings: dict[str, Any], values: dict[str, Any]
 ) -> dict[str, Any]:

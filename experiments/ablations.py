@@ -139,7 +139,7 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
             part("fit", count, _fit)  # All rows begin with the same one.
         compute = _fit if config.table == "representation" else _compress
         points.append(part(row, count, compute))
-    return runner.write_finished(folder, path.stem, settings, {"points": points})
+    return runner.write_finished(folder, path, settings, {"points": points})
 
 
 def _fit(

@@ -154,10 +154,9 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     values = {
         "height": pixels.shape[0],
         "width": pixels.shape[1],
-        "source": str(path.resolve()),
         "points": points,
     }
-    return runner.write_finished(folder, path.stem, settings, values)
+    return runner.write_finished(folder, path, settings, values)
 
 
 def _key(point: rd.Point) -> tuple[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import anchors, ellipses, page, plots
 from experiments.found import Run
+from experiments.pictures import load_crop
 from experiments.runner import METRICS
 from gi_jax.images import load_image, to_uint8
 
@@ -71,12 +72,9 @@ def find_original(run: Run, originals: Sequence[Path]) -> np.ndarray | None:
     places += [path for path in originals if name.startswith(path.stem)]
     for path in places:
         try:
-            image = load_image(path)
+            image = load_crop(path, run.result["config"].get("crop"))
         except (OSError, ValueError):
             continue
-        if crop := run.result["config"].get("crop"):
-            top, bottom, left, right = map(int, crop.replace(",", ":").split(":"))
-            image = image[top:bottom, left:right]
         expected = run.result["config"].get("pixels")
         for pixels in image, to_uint8(image):
             if hashlib.sha256(pixels.tobytes()).hexdigest() == expected:

@@ -25,6 +25,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import plots, runner
 from experiments.config import fingerprint, setting
+from experiments.markdown import literal, table
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
 from gi_jax.images import atomic_write, save_image
@@ -56,6 +57,9 @@ class Config:
 
 _COLUMNS: Final = ("picture", "psnr", "ms_ssim", "num_gaussians", "steps", "seconds")
 
+# Points of a curve of convergence that are kept, at the most.
+_HISTORY: Final = 200
+
 
 def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Fits one picture and writes its folder; or reads it, where it is finished.
@@ -86,7 +90,7 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         checkpoint=checkpoint,
     )
     values = write_fit(folder, path.stem, image, fitted) | {"steps": config.steps}
-    result = runner.write_finished(folder, path.stem, settings, values)
+    result = runner.write_finished(folder, path, settings, values)
     checkpoint.unlink(missing_ok=True)
     return result
 
@@ -129,6 +133,7 @@ def write_fit(
         "height": height,
         "width": width,
         "channels": channels,
+        "history": _thinned(fitted.history),
     }
 
 
@@ -140,13 +145,22 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     """
     rows = [{name: result[name] for name in _COLUMNS} for result in results]
     mean = {name: _mean([row[name] for row in rows]) for name in _COLUMNS[1:]}
-    lines = [_row(_COLUMNS), "|---" * len(_COLUMNS) + "|"]
-    lines += [_row(row.values()) for row in [*rows, {"picture": "mean"} | mean]]
-    text = "\n".join(lines) + "\n"
+    lines = [_cells(row.values()) for row in [*rows, {"picture": "mean"} | mean]]
+    text = table(_COLUMNS, lines)
     summary = {"config": dataclasses.asdict(config), "mean": mean, "pictures": rows}
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())
     return text
+
+
+def _thinned(history: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Returns steps and PSNR of a fit, few of them, the last one too."""
+    finite = np.flatnonzero(np.isfinite(history["psnr"]))
+    if not len(finite):
+        return {"step": [], "psnr": []}
+    places = np.linspace(0, len(finite) - 1, min(_HISTORY, len(finite)))
+    chosen = finite[places.round().astype(int)]
+    return {name: history[name][chosen].tolist() for name in ("step", "psnr")}
 
 
 def _convergence(history: dict[str, np.ndarray], title: str) -> plots.Figure:
@@ -163,10 +177,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _row(values: Iterable[Any]) -> str:
+def _cells(values: Iterable[Any]) -> list[str]:
     """Returns a line of the table."""
-    cells = (f"{x:.4f}" if isinstance(x, float) else f"{x}" for x in values)
-    return f"| {' | '.join(cells)} |"
+    return [f"{x:.4f}" if isinstance(x, float) else literal(x) for x in values]
 
 
 EXPERIMENT: Final = runner.Experiment(Config, run_picture, summarize)

@@ -28,6 +28,9 @@ _OTHERS_STYLE: Final = {"marker": ".", "linewidth": 1.2}
 _PUBLISHED: Final = {"linestyle": ":", "linewidth": 1, "markersize": 4}
 _MARKERS: Final = "sD^v<>pPX*hd"
 
+# What tells the fits of one picture apart.
+_WAYS: Final = ("row", "preset", "num_gaussians", "steps")
+
 # Inches of a picture in a contact sheet, at the least: room for what stands above it.
 _MIN_WIDTH: Final = 3.4
 
@@ -145,24 +148,31 @@ def contact_sheet(
 
 
 def convergence(results: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Draws PSNR against step of all fits that have a history; None without any."""
+    """Draws PSNR against step of all fits that have a history; None without any.
+
+    Curves are told apart by how they were fitted, where that differs, else by picture.
+    """
     curves = []
     for result in results:
         for part in [result, *result.get("points", [])]:
             if history := part.get("history"):
-                name = result["picture"]
-                if part is not result:
-                    kinds = ("preset", "num_gaussians", "name")
-                    name += f", {', '.join(str(part[k]) for k in kinds if k in part)}"
-                curves.append((name, history))
+                way = [str(part[name]) for name in _WAYS if name in part]
+                curves.append((result["picture"], ", ".join(way), history))
     if not curves:
         return None
+    by_way = len({way for _, way, _ in curves}) > 1
+    names = [way if by_way else picture for picture, way, _ in curves]
+    known = list(dict.fromkeys(names))
+    colors = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, len(known)))
     figure, (axes,) = new_figure(size=(7, 4.5))
-    for name, history in curves:
-        axes.plot(history["step"], history["psnr"], linewidth=1.2, label=name)
+    for name, (_, _, history) in zip(names, curves):
+        color = colors[known.index(name)]
+        axes.plot(history["step"], history["psnr"], linewidth=1, color=color)
+    for name, color in zip(known, colors):
+        axes.plot([], [], color=color, label=name)
     axes.set(xlabel="step", ylabel="PSNR, dB")
     axes.grid(alpha=0.3)
-    legend = axes.legend(fontsize="x-small", ncols=1 + len(curves) // 9)
+    legend = axes.legend(fontsize="x-small", ncols=1 + (len(known) - 1) // 8)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure

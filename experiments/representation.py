@@ -132,7 +132,7 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         compute = functools.partial(_measure_fit, place, path.stem, image, config)
         compute = functools.partial(compute, **point)
         points.append(runner.part(place / "fit.json", common | point, compute))
-    return runner.write_finished(folder, path.stem, settings, {"points": points})
+    return runner.write_finished(folder, path, settings, {"points": points})
 
 
 def _measure_fit(

@@ -181,13 +181,13 @@ def part(
 
 
 def write_finished(
-    folder: Path, picture: str, settings: dict[str, Any], values: dict[str, Any]
+    folder: Path, path: Path, settings: dict[str, Any], values: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes metrics.json, after which the picture counts as finished.
 
     Args:
       folder: of the picture.
-      picture: its name.
+      path: the picture file.
       settings: of `settings_of`.
       values: what came of it.
 
@@ -195,7 +195,8 @@ def write_finished(
       What was written: the values, and where they are from.
     """
     result = {
-        "picture": picture,
+        "picture": path.stem,
+        "source": str(path.resolve()),
         **values,
         "config": settings,
         "fingerprint": fingerprint(settings),

@@ -102,7 +102,7 @@ def fitted(folder: Path, name: str, *, num_gaussians: int, psnr: float) -> Path:
         np.float32([[20, 20]]), np.float32([[9, 3, 2]]), np.float32([[0.1, 0.2, 0.3]])
     )
     np.savez(folder / "gaussians.npz", **gaussians._asdict())
-    runner.write_finished(folder, name, settings, values)
+    runner.write_finished(folder, folder / f"{name}.png", settings, values)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import bisect
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,8 @@ from gi_jax.images import load_image, to_uint8
 # Pictures that are shown of one result, at the most: of several fits in one folder.
 MAX_RENDERINGS: Final = 6
 
-_JPEG: Final = "jpeg 4:2:0"
+_JPEG_NAME: Final = "jpeg 4:2:0"
+JPEG: Final = anchors.ANCHORS[_JPEG_NAME]
 _JPEG_QUALITIES: Final = range(1, 96)  # Beyond, files grow and pictures hardly do.
 
 # Pixels of the longer side of ellipses in a page.
@@ -46,7 +48,7 @@ def panels(run: Run, originals: Sequence[Path], max_side: int) -> list[page.Pict
     for what, pixels, size in _renderings(run.folder):
         pictures = [(what, pixels)]
         if original is not None and size is not None and original.shape[2] == 3:
-            pictures += _jpeg_of_at_most(original, size)
+            pictures += jpeg_of_at_most(original, size)
         for text, picture in pictures:
             if original is not None and picture.shape == original.shape:
                 text = f"{text}, {_decibels(picture, original)}"
@@ -80,6 +82,21 @@ def find_original(run: Run, originals: Sequence[Path]) -> np.ndarray | None:
             if hashlib.sha256(pixels.tobytes()).hexdigest() == expected:
                 return to_uint8(image)
     return None
+
+
+def jpeg_of_at_most(pixels: np.ndarray, num_bytes: int) -> list[tuple[str, np.ndarray]]:
+    """Returns the best JPEG file of no more bytes; none where all are larger."""
+
+    def encode(quality):
+        return anchors.encode(JPEG, pixels, quality)
+
+    fitting = bisect.bisect_right(
+        _JPEG_QUALITIES, num_bytes, key=lambda quality: len(encode(quality))
+    )
+    if not fitting:
+        return []
+    data = encode(_JPEG_QUALITIES[fitting - 1])
+    return [(f"{_JPEG_NAME}: {len(data):,} bytes", anchors.decode(data))]
 
 
 def ellipses_of(runs: Sequence[Run]) -> page.Picture | None:
@@ -129,26 +146,14 @@ def _gi_files(folder: Path) -> list[Path]:
 def _own_files(folder: Path, name: str) -> list[Path]:
     """Returns files of a name in a folder, but for those of results below it."""
     others = {file.parent for file in folder.rglob(METRICS)} - {folder}
-    return sorted(
-        file for file in folder.rglob(name) if others.isdisjoint(file.parents)
-    )
+    files = (file for file in folder.rglob(name) if others.isdisjoint(file.parents))
+    return sorted(files, key=_natural)
 
 
-def _jpeg_of_at_most(
-    pixels: np.ndarray, num_bytes: int
-) -> list[tuple[str, np.ndarray]]:
-    """Returns the best JPEG file of no more bytes; none where all are larger."""
-
-    def encode(quality):
-        return anchors.encode(anchors.ANCHORS[_JPEG], pixels, quality)
-
-    fitting = bisect.bisect_right(
-        _JPEG_QUALITIES, num_bytes, key=lambda quality: len(encode(quality))
-    )
-    if not fitting:
-        return []
-    data = encode(_JPEG_QUALITIES[fitting - 1])
-    return [(f"{_JPEG}: {len(data):,} bytes", anchors.decode(data))]
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Returns what sorts 50 before 100."""
+    parts = re.findall(r"\d+|\D+", str(path))
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _decibels(picture: np.ndarray, original: np.ndarray) -> str:

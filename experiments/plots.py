@@ -29,7 +29,12 @@ _PUBLISHED: Final = {"linestyle": ":", "linewidth": 1, "markersize": 4}
 _MARKERS: Final = "sD^v<>pPX*hd"
 
 # What tells the fits of one picture apart.
-_WAYS: Final = ("row", "preset", "num_gaussians", "steps")
+_WAYS: Final = {
+    "row": "{}",
+    "preset": "{}",
+    "num_gaussians": "{:,} Gaussians",
+    "steps": "{:,} steps",
+}
 
 # Inches of a picture in a contact sheet, at the least: room for what stands above it.
 _MIN_WIDTH: Final = 3.4
@@ -156,7 +161,7 @@ def convergence(results: Sequence[Mapping[str, Any]]) -> Figure | None:
     for result in results:
         for part in [result, *result.get("points", [])]:
             if history := part.get("history"):
-                way = [str(part[name]) for name in _WAYS if name in part]
+                way = [form.format(part[k]) for k, form in _WAYS.items() if k in part]
                 curves.append((result["picture"], ", ".join(way), history))
     if not curves:
         return None

@@ -103,7 +103,10 @@ def ellipses_of(runs: Sequence[Run]) -> page.Picture | None:
     """Returns the Gaussians of the first result that has any, over their picture."""
     for run in runs:
         for file in [*_own_files(run.folder, "gaussians.npz"), *_gi_files(run.folder)]:
-            gaussians, size = ellipses.read(file)
+            try:
+                gaussians, size = ellipses.read(file)
+            except ValueError:  # Of an experiment with Gaussians of another kind.
+                continue
             picture = file.with_name("picture.png")
             if size is not None:
                 background = np.asarray(gi.rasterize(gaussians, size))
@@ -125,9 +128,11 @@ def ellipses_of(runs: Sequence[Run]) -> page.Picture | None:
 def _renderings(folder: Path) -> Iterator[tuple[str, np.ndarray, int | None]]:
     """Yields names, pixels and, of files that were decoded, bytes."""
     pictures = _own_files(folder, "picture.png")
-    for file in pictures[:MAX_RENDERINGS]:
+    for number, file in enumerate(pictures[:MAX_RENDERINGS], 1):
         place = file.parent.relative_to(folder)
         name = "ours" if place == Path() else f"ours, {place}"
+        if number == MAX_RENDERINGS < len(pictures):
+            name += f" (of {len(pictures)}, the others are not shown)"
         yield name, to_uint8(load_image(file)), None
     for file in _gi_files(folder)[: 0 if pictures else 1]:
         data = file.read_bytes()

@@ -116,7 +116,7 @@ def draw(
 
     Args:
       gaussians: N of them.
-      background: [H, W, 1 or 3], float in 0..1 or uint8.
+      background: [H, W, C], float in 0..1 or uint8; RGB, or grey where C < 3.
       color_by: what colours mean.
       sigmas: standard deviations of the contours.
       fraction: share of the Gaussians that are drawn, those that contribute most.
@@ -125,7 +125,8 @@ def draw(
     Returns:
       The figure, for 100 dpi: a pixel of the picture is a whole number of pixels.
     """
-    picture = gi.to_uint8(background)
+    channels = 3 if background.shape[2] >= 3 else 1  # The others are no colours.
+    picture = gi.to_uint8(background)[:, :, :channels]
     variances, axis = np.linalg.eigh(np.asarray(gi.covariance(gaussians), np.float64))
     deviations = np.sqrt(np.maximum(variances, 0))
     colors = np.asarray(gaussians.colors, np.float64)
@@ -216,8 +217,6 @@ def run(path: Path, config: Config) -> Path:
         background = np.asarray(gi.rasterize(gaussians, size))
     else:
         raise ValueError(f"{path}: the size is not known without --image")
-    if background.shape[2] not in (1, 3):
-        background = background[:, :, :1]
     if size is not None and background.shape[:2] != size:
         raise ValueError(
             f"image: expected {size[1]}x{size[0]} pixels as in {path}, got "

@@ -59,7 +59,7 @@ th, td { padding: .25rem .6rem; border: 1px solid var(--line); text-align: right
   overflow-wrap: normal; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 th { background: var(--soft) }
-td.long, th.long { text-align: left; white-space: normal; min-width: 18rem }
+td.long, th.long { text-align: left; white-space: normal; min-width: 14rem }
 .pictures { display: grid; gap: .8rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)) }
 .pictures.one { grid-template-columns: minmax(0, 1fr) }
@@ -74,7 +74,7 @@ figcaption { margin-top: .4rem; font-size: .85rem }
 
 # Characters from which on a cell of a table may be broken, and pixels from which on a
 # picture may be wider than the page, which then scrolls: plots stay readable on phones.
-_LONG_CELL: Final = 60
+_LONG_CELL: Final = 36
 _WIDE: Final = 1000
 
 

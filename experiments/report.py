@@ -34,6 +34,7 @@ _CAPTIONS: Final = {
     "the pictures; dotted curves are published by others, not measured here",
     ("representation", "psnr.png"): "PSNR against the number of Gaussians and against "
     "the seconds of the fit; the star is published",
+    ("ablations", "ablations.png"): "The rows of the table beside each other",
 }
 
 _TITLE: Final = "Pictures made of 2D Gaussians: results"
@@ -214,8 +215,13 @@ def _pictures(
             yield f"{literal(run.folder)}: {literal(error)}"
         else:
             yield shown or f"{literal(run.result['picture'])}: no picture is left."
-    if runs and (drawn := contact.ellipses_of(runs)):
-        yield [drawn]
+    try:
+        drawn = contact.ellipses_of(runs)
+    except (OSError, ValueError) as error:
+        yield f"No ellipses: {literal(error)}"
+    else:
+        if drawn is not None:
+            yield [drawn]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -30,6 +30,9 @@ LOOPBACK: Final = "127.0.0.1"
 # A worker on CPUs takes two cores: programs of XLA are threaded only in part.
 _CORES: Final = 2
 
+# Jobs of Slurm, unless told otherwise.
+_JOBS: Final = 4
+
 # Milliseconds after which workers that are lost are looked for.
 _REPLACE: Final = 2000
 
@@ -52,7 +55,7 @@ class Place:
     workers: int | None = setting(
         None,
         help="processes that work at once, each a job on Slurm; default: one for each "
-        "GPU or each two cores of this machine, 4 jobs",
+        "GPU or each two cores of this machine, or 4 jobs",
     )
     interface: str | None = setting(
         None,
@@ -160,7 +163,7 @@ def _start_slurm(place: Place, most: int, logs: Path) -> Any:
     directives = [part for part in (place.slurm_directives or "").split(";") if part]
     if place.slurm_gpus:
         directives.append(f"--gres=gpu:{place.slurm_gpus}")
-    count = place.workers or min(most, 4)
+    count = place.workers or min(most, _JOBS)
     cluster = SLURMCluster(
         queue=place.slurm_partition,
         account=place.slurm_account,
@@ -191,6 +194,7 @@ def _start_slurm(place: Place, most: int, logs: Path) -> Any:
     if check.returncode:
         cluster.close()
         raise ValueError(f"cluster: sbatch refuses a job: {check.stderr.strip()}")
+    print(f"{count} jobs of the name {name}; what they print is in {logs}", flush=True)
     cluster.scale(count)
     # A job that is lost, with its node for example, does not come back by itself.
     replace = PeriodicCallback(lambda: cluster.scale(count), _REPLACE)
@@ -221,7 +225,7 @@ def worker_environment(
       gpus: as `visible_gpus` names them.
       cores: of this machine.
     """
-    environment = {"PYTHONPATH": _python_path()}
+    environment = {}
     if gpus:
         shared = -(-count // len(gpus))
         fraction = f"{_MEMORY_FRACTION / shared:.3f}"

@@ -85,7 +85,7 @@ def test_demo_writes_its_files(tmp_path):
 
 def test_scripts_say_what_they_take():
     names = {"benchmark": "repeats", "demo": "effort", "fit": "num_gaussians"}
-    names |= {"kernels": "num_gaussians", "compression": "effort"}
+    names |= {"kernels": "num_gaussians", "compression": "effort", "sweep": "retries"}
     for name, flag in names.items():
         done = subprocess.run(
             [sys.executable, "-m", f"experiments.{name}", "--help"],

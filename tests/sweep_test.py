@@ -174,28 +174,29 @@ def test_nothing_is_lost_and_nothing_counted_twice(
 
 
 def test_any_scheduler_by_its_address(pictures, tmp_path, capsys, monkeypatch):
-    images = pictures(a="go", b="go now", c="raise")
     config = sweep.Config(
         experiment=EXPERIMENT,
-        images=images,
+        images=pictures(a="go", b="go now", c="raise"),
         workdir=f"{tmp_path}/out",
         grid="level=1,2; name='x,y'",
         retries=0,
         cluster="tcp://",
     )
+
+    def fail(*args):
+        raise RuntimeError("no summary")
+
     (tmp_path / "out").mkdir()
-    with LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        host="127.0.0.1",
-        protocol="tcp",
-        dashboard_address="127.0.0.1:0",
-    ) as cluster:
+    local = {"processes": False, "host": "127.0.0.1", "protocol": "tcp"}
+    local |= {"dashboard_address": "127.0.0.1:0", "threads_per_worker": 1}
+    with LocalCluster(n_workers=2, **local) as cluster:
         config = dataclasses.replace(config, cluster=cluster.scheduler_address)
-        assert sweep.run(config) == 2
+        with monkeypatch.context() as patch:
+            failing = sweep_experiment.EXPERIMENT._replace(summarize=fail)
+            patch.setattr(sweep_experiment, "EXPERIMENT", failing)
+            assert sweep.run(config) == 2
+        assert "RuntimeError: no summary" in capsys.readouterr().err
         (tmp_path / "in" / "c").write_text("go again")
-        capsys.readouterr()
         assert sweep.run(config) == 0
     workdir = tmp_path / "out"
     counts = collections.Counter(task for task, *_ in journal(workdir)["finish"])

@@ -142,8 +142,9 @@ def test_deltas_are_against_the_first_row():
         ]
 
     results = [
-        {"points": [*points("base", 1), *points("uniform6", factor)]}
-        for factor in (1.05, 1.15)
+        {"picture": "a", "points": [*points("base", 1), *points("uniform6", 1.05)]},
+        {"picture": "b", "points": points("base", 1)},  # One of two tasks of a sweep.
+        {"picture": "b", "points": points("uniform6", 1.15)},
     ]
     deltas = ablation_tables.deltas(results)
     assert deltas["base"] == {"quality": 0, "rate": 0}

@@ -62,17 +62,17 @@ def deltas(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | Non
       By row the means over pictures of 'quality', dB more at equal bytes, and 'rate',
       percent more bytes at equal PSNR; None where there are no curves.
     """
-    names = {point["row"] for result in results for point in result["points"]}
-    each: dict[str, list[dict[str, float | None]]] = {}
+    pictures: dict[str, list[dict[str, Any]]] = {}  # A sweep has several results each.
     for result in results:
-        curves = {
-            row: rd.curve(
-                {"points": [p | {"codec": p["row"]} for p in result["points"]]}, row
+        points = [point | {"codec": point["row"]} for point in result["points"]]
+        pictures.setdefault(result["picture"], []).extend(points)
+    each: dict[str, list[dict[str, float | None]]] = {}
+    for points in pictures.values():
+        base = rd.curve({"points": points}, BASE)
+        for row in {point["row"] for point in points}:
+            delta = rd.bjontegaard_deltas(
+                base, rd.curve({"points": points}, row), "psnr"
             )
-            for row in (BASE, *names)
-        }
-        for row in names:
-            delta = rd.bjontegaard_deltas(curves[BASE], curves[row], "psnr")
             each.setdefault(row, []).append(delta)
     return {
         row: {key: rd.mean(d[key] for d in each[row]) for key in ("quality", "rate")}

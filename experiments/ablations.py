@@ -94,8 +94,9 @@ class Config:
         self.points()
         check_crop(self.crop)
         for name in "steps", "fine_tuning_steps", "repeats":
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {self.steps}")
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected above 0: {self.learning_rate}")
 
@@ -130,8 +131,11 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         place = folder / f"{name}-{count}"
         place.mkdir(parents=True, exist_ok=True)
         point = {"row": name, "num_gaussians": count}
+        decisive = common | point
+        if compute is _fit:  # What follows it may change without another fit.
+            decisive.pop("fine_tuning_steps")
         compute = functools.partial(compute, place, path.stem, image, config, **point)
-        return point | runner.part(place / "row.json", common | point, compute)
+        return point | runner.part(place / "row.json", decisive, compute)
 
     points = []
     for row, count in config.points():

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 import gi_jax as gi
 from gi_jax.gaussians import CUTOFF, whitening
-from gi_jax.rendering.tiles import TILE, Grid, find_boxes, make_blocks, make_grid
+from gi_jax.rendering.tiles import BLOCK, TILE, Grid, find_boxes, make_blocks, make_grid
 from gi_jax.rendering.xla_rasterizer import from_tiles
 
 # So that some light always goes through, and the product has a gradient.
@@ -80,7 +80,7 @@ def blend(
     records = jnp.concatenate([means, whitening(factor), opacities[:, None]], axis=1)
     records, colors = (jnp.pad(x, ((0, 1), (0, 0))) for x in (records, colors))
 
-    in_front = jnp.tri(blocks.ids.shape[1], k=-1)
+    in_front = jnp.tri(BLOCK, k=-1)
 
     def blend_block(ids, tile):
         alpha = _alphas(grid, records[ids], tile)  # [BLOCK, pixels]
@@ -98,8 +98,9 @@ def blend(
     shape = colors.shape[1], TILE * TILE
     chunks = [x.reshape(-1, grid.chunk, *x.shape[1:]) for x in blocks[:2]]
     light, through = jax.lax.map(blend_chunk, tuple(chunks))
+    most = -(-grid.num_gaussians // BLOCK)
     light, through = light.reshape(-1, *shape), through.reshape(-1, shape[1])
-    light = light * _before_each(blocks.tile, through)[:, None]
+    light = light * _before_each(blocks.tile, through, most)[:, None]
     tiles = jnp.zeros((grid.num_tiles + 1, *light.shape[1:]), light.dtype)
     tiles = tiles.at[blocks.tile].add(light)
     picture = from_tiles(grid, tiles)
@@ -119,25 +120,24 @@ def _alphas(grid: Grid, records: jax.Array, tile: jax.Array) -> jax.Array:
     return jnp.minimum(MAX_ALPHA, opacity * weight)
 
 
-def _before_each(tile: jax.Array, through: jax.Array) -> jax.Array:
+def _before_each(tile: jax.Array, through: jax.Array, most: int) -> jax.Array:
     """Returns the share of light that reaches each block, [blocks, pixels].
 
     Args:
       tile: [blocks] of each block; those of a tile follow each other.
       through: [blocks, pixels] the share of light that a block lets through.
+      most: blocks that a tile may have.
     """
-    number = jnp.arange(len(tile))
 
     def ahead(values, distance):
         """Returns the value of the block so far ahead, 1 where there is none."""
-        other = jnp.maximum(number - distance, 0)
-        same = (number >= distance) & (tile[other] == tile)
-        return jnp.where(same[:, None], values[other], 1)
+        same = tile[distance:, None] == tile[:-distance, None]
+        moved = jnp.where(same, values[:-distance], 1)
+        return jnp.concatenate([jnp.ones_like(values[:distance]), moved])
 
-    # Twice as many blocks ahead are in the product after each doubling.
-    return jax.lax.fori_loop(
-        0,
-        (len(tile) - 1).bit_length(),
-        lambda i, product: product * ahead(product, 1 << i),
-        ahead(through, 1),
-    )
+    product = ahead(through, 1)
+    distance = 1
+    while distance < min(most, len(tile)):  # Twice as many are in it each time.
+        product = product * ahead(product, distance)
+        distance *= 2
+    return product

@@ -24,8 +24,8 @@ _JPEG_NAME: Final = "jpeg 4:2:0"
 JPEG: Final = anchors.ANCHORS[_JPEG_NAME]
 _JPEG_QUALITIES: Final = range(1, 96)  # Beyond, files grow and pictures hardly do.
 
-# Pixels of the longer side of ellipses in a page.
-_ELLIPSES_SIDE: Final = 1600
+# How much larger ellipses are than other pictures: thin lines, many of them.
+_ELLIPSES: Final = 2.5
 
 
 def panels(run: Run, originals: Sequence[Path], max_side: int) -> list[page.Picture]:
@@ -99,8 +99,14 @@ def jpeg_of_at_most(pixels: np.ndarray, num_bytes: int) -> list[tuple[str, np.nd
     return [(f"{_JPEG_NAME}: {len(data):,} bytes", anchors.decode(data))]
 
 
-def ellipses_of(runs: Sequence[Run]) -> page.Picture | None:
-    """Returns the Gaussians of the first result that has any, over their picture."""
+def ellipses_of(runs: Sequence[Run], max_side: int) -> page.Picture | None:
+    """Returns the Gaussians of the first result that has any, over their picture.
+
+    Args:
+      runs: results.
+      max_side: pixels of the longer side of a panel; of this one they are more.
+    """
+    side = round(_ELLIPSES * max_side)
     for run in runs:
         for file in [*_own_files(run.folder, "gaussians.npz"), *_gi_files(run.folder)]:
             try:
@@ -114,14 +120,14 @@ def ellipses_of(runs: Sequence[Run]) -> page.Picture | None:
                 background = load_image(picture)
             else:
                 continue
-            figure = ellipses.draw(gaussians, background)
+            figure = ellipses.draw(gaussians, background, side=side)
             what = (
                 f"{run.result['picture']}: the Gaussians of "
                 f"{file.relative_to(run.folder)}, each a contour at one standard "
                 "deviation, coloured by its size"
             )
             pixels = iio.imread(plots.png(figure, ellipses.DPI))[:, :, :3]
-            return page.from_pixels(pixels, what, what, _ELLIPSES_SIDE)
+            return page.from_pixels(pixels, what, what, side)
     return None
 
 

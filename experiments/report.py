@@ -13,7 +13,7 @@ cannot be read is named and left out.
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ _CAPTIONS: Final = {
     "the seconds of the fit; the star is published",
     ("ablations", "ablations.png"): "The rows of the table beside each other",
 }
+
+Block = str | Sequence[page.Picture]  # of a section
 
 _TITLE: Final = "Pictures made of 2D Gaussians: results"
 
@@ -114,12 +116,12 @@ def _experiment_sections(
 ) -> Iterator[page.Section]:
     """Yields the sections of one experiment: all settings, each, what is to be seen."""
     names = found.differing(groups)
-    blocks: list[str | Sequence[page.Picture]] = []
+    blocks = []
     if len(groups) > 1:
-        blocks.append(_overview(groups, names))
-        if curves := plots.by_settings(groups, names):
-            what = "Mean PSNR of each setting against those that are numbers"
-            blocks.append([page.from_png(plots.png(curves), what, what)])
+        blocks = [
+            _overview(groups, names),
+            *_tried("No curves", _curves, groups, names),
+        ]
     experiment = groups[0].experiment
     yield page.Section(experiment, 2, blocks)
     for group in groups:
@@ -130,6 +132,12 @@ def _experiment_sections(
     yield page.Section(
         f"Pictures of {experiment}", 3, [*_pictures(groups, originals, config)]
     )
+
+
+def _curves(groups: Sequence[found.Group], names: Sequence[str]) -> Iterator[Block]:
+    if figure := plots.by_settings(groups, names):
+        what = "Mean PSNR of each setting against those that are numbers"
+        yield [page.from_png(plots.png(figure), what, what)]
 
 
 def _overview(groups: Sequence[found.Group], names: Sequence[str]) -> str:
@@ -151,37 +159,46 @@ def _overview(groups: Sequence[found.Group], names: Sequence[str]) -> str:
     )
 
 
-def _group_blocks(
-    group: found.Group, config: Config
-) -> Iterator[str | Sequence[page.Picture]]:
+def _group_blocks(group: found.Group, config: Config) -> Iterator[Block]:
     """Yields settings, the experiment's own tables and plots, and convergence."""
     settings = ", ".join(f"{k} {v}" for k, v in group.settings.items())
     yield f"Settings: {literal(settings)}."
     results = [run.result for run in group.runs]
-    experiment = None
-    if group.experiment != found.UNKNOWN:
-        experiment = found.load(group.experiment)
-    if experiment is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                own = found.config_of(
-                    group, published=config.published, range=config.range
-                )
-                text = experiment.summarize(results, own, Path(folder))
-            except Exception as error:  # Results of another version, or edited ones.
-                print(f"{group.experiment}: {error!r}", file=sys.stderr)
-                yield f"Could not be summarized: {literal(repr(error))}"
-                experiment = None
-            else:
-                yield text
-                for plot in sorted(Path(folder).glob("*.png")):
-                    what = _CAPTIONS.get((group.experiment, plot.name), plot.name)
-                    yield [page.from_png(plot.read_bytes(), what, what)]
-    if experiment is None:
+    if group.experiment == found.UNKNOWN:
         yield _plain_table(results)
+    else:
+        yield from _tried("Could not be summarized", _own_summary, group, config)
+    yield from _tried("No convergence", _convergence, results)
+
+
+def _own_summary(group: found.Group, config: Config) -> Iterator[Block]:
+    """Yields what the experiment writes of its results: tables and plots."""
+    experiment = found.load(group.experiment)
+    assert experiment is not None
+    own = found.config_of(group, published=config.published, range=config.range)
+    with tempfile.TemporaryDirectory() as folder:
+        results = [run.result for run in group.runs]
+        yield experiment.summarize(results, own, Path(folder))
+        for plot in sorted(Path(folder).glob("*.png")):
+            what = _CAPTIONS.get((group.experiment, plot.name), plot.name)
+            yield [page.from_png(plot.read_bytes(), what, what)]
+
+
+def _convergence(results: Sequence[dict[str, Any]]) -> Iterator[Block]:
     if figure := plots.convergence(results):
         what = "Convergence: PSNR of the fit against its steps, each picture"
         yield [page.from_png(plots.png(figure), what, what)]
+
+
+def _tried(
+    what: str, make: Callable[..., Iterable[Block]], *arguments: Any
+) -> list[Block]:
+    """Returns blocks; or why there are none, as of results of other versions."""
+    try:
+        return [*make(*arguments)]
+    except Exception as error:  # Anything: files were edited, or only half are there.
+        print(f"{what}: {error!r}", file=sys.stderr)
+        return [f"{literal(what)}: {literal(repr(error))}"]
 
 
 def _plain_table(results: Sequence[dict[str, Any]]) -> str:
@@ -198,7 +215,7 @@ def _plain_table(results: Sequence[dict[str, Any]]) -> str:
 
 def _pictures(
     groups: Sequence[found.Group], originals: Sequence[Path], config: Config
-) -> Iterator[str | Sequence[page.Picture]]:
+) -> Iterator[Block]:
     """Yields what some results look like, the same number of each setting."""
     share = -(-config.pictures // len(groups))
     runs = [run for group in groups for run in group.runs[:share]][: config.pictures]
@@ -209,19 +226,23 @@ def _pictures(
         f"of the real ones. Errors are {' '.join(plots.ERROR_SCALE_TEXT.split())}."
     )
     for run in runs:
-        try:
-            shown = contact.panels(run, originals, config.side)
-        except (OSError, ValueError) as error:
-            yield f"{literal(run.folder)}: {literal(error)}"
-        else:
-            yield shown or f"{literal(run.result['picture'])}: no picture is left."
-    try:
-        drawn = contact.ellipses_of(runs)
-    except (OSError, ValueError) as error:
-        yield f"No ellipses: {literal(error)}"
-    else:
-        if drawn is not None:
-            yield [drawn]
+        yield from _tried(
+            f"No pictures of {run.folder}", _panels, run, originals, config
+        )
+    yield from _tried("No ellipses", _ellipses, runs, config)
+
+
+def _panels(
+    run: found.Run, originals: Sequence[Path], config: Config
+) -> Iterator[Block]:
+    shown = contact.panels(run, originals, config.side)
+    yield shown or f"{literal(run.result['picture'])}: no picture is left."
+
+
+def _ellipses(runs: Sequence[found.Run], config: Config) -> Iterator[Block]:
+    drawn = contact.ellipses_of(runs, config.side)
+    if drawn is not None:
+        yield [drawn]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -270,4 +270,23 @@ def test_settings_of_another_version_are_still_shown(folder, tmp_path, capsys):
     text = report.run([tmp_path], config).read_text()
     assert "Could not be summarized: KeyError('seconds')" in Page(text).text
     assert "KeyError" in capsys.readouterr().err
-    assert "0 of 1 results" in text and "<td>20</td>" in text
+    assert "0 of 1 results" in text
+
+
+def test_hostile_values_are_named(tmp_path, capsys):
+    place = results.fitted(tmp_path / "p", "p", num_gaussians=5, psnr=20.0)
+    (place / "gaussians.npz").write_bytes(b"")
+    (place / "picture.png").write_bytes(b"")
+    file = place / "metrics.json"
+    result = json.loads(file.read_text())
+    result |= {"history": "x", "source": [], "psnr": {}, "points": [{"history": 3}]}
+    result["config"] |= {"crop": 3, "steps": [HOSTILE]}
+    file.write_text(json.dumps(result))
+    seen = Page(report.run([tmp_path], report.Config()).read_text())
+    for what in (
+        "Could not be summarized",
+        "No convergence",
+        f"No pictures of {place}",
+    ):
+        assert f"{what}: " in seen.text
+    assert "Traceback" not in capsys.readouterr().err

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gi_jax as gi
-from experiments.config import run_script, setting
+from experiments.config import integers, run_script, setting
 from experiments.measure import measure, time_runs
 from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
@@ -76,38 +76,26 @@ class Config:
             raise ValueError(f"repeats: expected at least 1, got {self.repeats}")
         if self.calls is not None and self.calls < 1:
             raise ValueError(f"calls: expected at least 1, got {self.calls}")
-        _integers("num_gaussians", self.num_gaussians)
+        integers("num_gaussians", self.num_gaussians)
         self.image_sizes(False)
         self.batch_sizes(False)
 
     def counts(self) -> list[int]:
         """Returns the numbers of Gaussians."""
-        return _integers("num_gaussians", self.num_gaussians)
+        return integers("num_gaussians", self.num_gaussians)
 
     def image_sizes(self, on_gpu: bool) -> list[tuple[int, int]]:
         """Returns the sizes of the pictures, H, W."""
         default = "768x512,1020x678,3840x2160" if on_gpu else "768x512"
         pairs = (self.sizes or default).split(",")
-        sizes = [_integers("sizes", pair, between="x") for pair in pairs]
+        sizes = [integers("sizes", pair, between="x") for pair in pairs]
         if any(len(size) != 2 for size in sizes):
             raise ValueError(f"sizes: expected WIDTHxHEIGHT, got {self.sizes!r}")
         return [(height, width) for width, height in sizes]
 
     def batch_sizes(self, on_gpu: bool) -> list[int]:
         """Returns the numbers of pictures at once."""
-        return _integers("batches", self.batches or ("1,16" if on_gpu else "1"))
-
-
-def _integers(name: str, text: str, between: str = ",") -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(between)]
-    except ValueError:
-        raise ValueError(
-            f"{name}: expected integers with {between!r} between them, got {text!r}"
-        ) from None
-    if min(numbers) < 1:
-        raise ValueError(f"{name}: expected at least 1, got {text!r}")
-    return numbers
+        return integers("batches", self.batches or ("1,16" if on_gpu else "1"))
 
 
 def scene(count: int, height: int, width: int) -> gi.Cholesky:

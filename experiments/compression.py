@@ -2,43 +2,43 @@ r"""Compresses pictures at several rates, beside JPEG, JPEG 2000, WebP and AVIF.
 
     python -m experiments.compression --images='data/kodak/*.png' --workdir=results/rd
 
-For each picture a folder in the workdir: our files, one for each step, contact.png (the
-original, ours, and each other codec at no more bytes) and, last, metrics.json with
-bytes, bits per pixel, PSNR of 8-bit pixels, MS-SSIM and seconds of every file. For all
-of them rates.png (curves), summary.json and summary.md with the Bjøntegaard rates: how
-many percent more or fewer bytes than another codec ours take at equal quality, by
-piecewise cubics (Akima) over the range that both reach. Pictures that are done, with
-the same settings and pixels, are skipped on a rerun.
+The paper's Table 2 and its rate-distortion curves. For each picture a folder in the
+workdir: our files, one for each step, contact.png (the original, ours, and each other
+codec at no more bytes, with their errors) and, last, metrics.json with bytes, bits per
+pixel, PSNR of 8-bit pixels, MS-SSIM and seconds of every file. For all of them
+rates.png (curves of each picture), means.png (of the means), summary.json and
+summary.md: Bjøntegaard figures (how many percent more bytes at equal quality, and how
+many dB more at equal bytes than another codec, by piecewise cubics over the range that
+both reach), and all codecs at the rates of our files.
+
+Seconds are those of the first call, compilation included; the warm ones are of calls
+after it: an encoding is made again where the first compiled something.
 """
 
 import dataclasses
 import functools
-import glob
-import hashlib
-import io
-import json
 import sys
 import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import bjontegaard
-import matplotlib.figure
 import numpy as np
-from absl import app, logging
 
 import gi_jax as gi
-from experiments import anchors
-from experiments.config import define_flags, fingerprint, from_flags, setting
+from experiments import anchors, compression_tables, plots, runner
+from experiments import rate_distortion as rd
+from experiments.config import setting
+from experiments.markdown import fixed
+from experiments.measure import count_compilations, time_runs
 from experiments.records import write_json
 from gi_jax.images import atomic_write, load_image, to_uint8
 
-OURS: Final = "gaussians"
-
 # Fields of Config that do not change the result for a picture.
-_PLACES: Final = frozenset({"images", "workdir", "range"})
+_PLACES: Final = runner.PLACES | {"range", "published"}
+
+# Decodings that are timed, after one that is not.
+_REPEATS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +54,25 @@ class Config:
     others: str = setting(
         ",".join(anchors.ANCHORS), help="codecs to compare with, by commas"
     )
+    paper: str = setting(
+        "",
+        help="numbers of Gaussians, by commas, for files of the paper's codec, which "
+        "takes a minute for each on a CPU",
+    )
+    published: str = setting(
+        "", help="JSON file of published points, to be shown beside the means"
+    )
     range: str = setting(
         "0.1,0.5", help="bits per pixel of our files that count for the rates"
     )
     seed: int = setting(0, help="of everything random")
 
     def __post_init__(self) -> None:
-        _numbers("steps", self.steps)
+        steps = _numbers("steps", self.steps)
+        if not all(0 < step < np.inf for step in steps) or len({*steps}) < len(steps):
+            raise ValueError(
+                f"steps: expected different numbers over 0, got {self.steps!r}"
+            )
         if len(_numbers("range", self.range)) != 2:
             raise ValueError(f"range: expected LOW,HIGH, got {self.range!r}")
         unknown = set(self.other_codecs()) - set(anchors.ANCHORS)
@@ -68,10 +80,18 @@ class Config:
             raise ValueError(
                 f"others: expected names of {[*anchors.ANCHORS]}, got {unknown}"
             )
+        counts = self.paper_counts()
+        if not all(count == int(count) >= 1 for count in counts):
+            raise ValueError(f"paper: expected whole numbers, got {self.paper!r}")
+        rd.published(self.published)  # Before the work, not after it.
 
     def other_codecs(self) -> list[str]:
         """Returns the names of the codecs to compare with."""
         return [name for name in self.others.split(",") if name]
+
+    def paper_counts(self) -> list[float]:
+        """Returns the numbers of Gaussians of the paper's codec."""
+        return _numbers("paper", self.paper) if self.paper else []
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -83,41 +103,24 @@ def _numbers(name: str, text: str) -> list[float]:
         ) from None
 
 
-def run(config: Config) -> int:
-    """Compresses all pictures that are not finished yet, and writes a summary.
-
-    Returns:
-      The number of pictures that failed.
-
-    Raises:
-      ValueError: where no file matches.
-    """
-    paths = [Path(path) for path in sorted(glob.glob(config.images, recursive=True))]
-    if not paths:
-        raise ValueError(f"images: no file matches {config.images!r}")
-    workdir = Path(config.workdir)
-    results, failures = [], {}
-    for number, path in enumerate(paths, 1):
-        start = time.perf_counter()
-        try:
-            results.append(compress_picture(path, workdir / path.stem, config))
-        except Exception as error:  # Anything: the other pictures are to be done.
-            failures[path.stem] = f"{type(error).__name__}: {error}"
-            print(f"{path.stem}: {failures[path.stem]}", file=sys.stderr)
-        else:
-            seconds = time.perf_counter() - start
-            print(f"{number}/{len(paths)} {path.stem}: {seconds:.0f} s", flush=True)
-    if results:
-        report = summarize(results, config)
-        text = markdown(report)
-        atomic_write(workdir / "summary.md", text.encode())
-        atomic_write(workdir / "rates.png", _plot(results))
-        write_json(workdir / "summary.json", report | {"failures": failures})
-        print(text)
-    return len(failures)
+def settings_of(config: Config, pixels: np.ndarray) -> dict[str, Any]:
+    """Returns all that decides the result for a picture, as plain data."""
+    # Results of versions that did not have the paper's codec are those without it.
+    without = _PLACES if config.paper else _PLACES | {"paper"}
+    return runner.settings_of(config, pixels, without)
 
 
-def compress_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
+class _Job(NamedTuple):
+    """A file to make of a picture."""
+
+    codec: str
+    setting: float
+    encode: Callable[[], bytes]
+    decode: Callable[[bytes], np.ndarray]
+    name: str | None = None  # of the file, where it is kept
+
+
+def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Compresses one picture by all codecs; or reads what came of it before.
 
     Returns:
@@ -126,249 +129,136 @@ def compress_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]
     pixels = to_uint8(load_image(path))
     if pixels.shape[2] != 3:
         raise ValueError(f"expected 3 channels, got {pixels.shape[2]}")
-    settings = dataclasses.asdict(config)
-    settings = {key: value for key, value in settings.items() if key not in _PLACES}
-    settings["pixels"] = hashlib.sha256(pixels.tobytes()).hexdigest()
-    identity = fingerprint(settings)
-    metrics_file = folder / "metrics.json"
-    if metrics_file.exists():
-        finished = json.loads(metrics_file.read_bytes())
-        if finished["fingerprint"] == identity:
-            return finished
+    settings = settings_of(config, pixels)
+    finished = runner.read_finished(folder, settings)
+    if finished and all("warm_decode_seconds" in p for p in finished["points"]):
+        return finished
+    # What versions before warm times measured is kept, and their files are timed.
+    known = {_key(p): p for p in finished["points"]} if finished else {}
     folder.mkdir(parents=True, exist_ok=True)
 
-    points, decoded = [], {}
-
-    def add(codec, value, encode: Callable[[], bytes], decode):
-        start = time.perf_counter()
-        data = encode()
-        middle = time.perf_counter()
-        picture = decode(data)
-        end = time.perf_counter()
-        error = np.mean((picture.astype(np.float64) - pixels) ** 2)
-        point = {
-            "codec": codec,
-            "setting": value,
-            "bytes": len(data),
-            "bpp": 8 * len(data) / (pixels.shape[0] * pixels.shape[1]),
-            "psnr": float(10 * np.log10(255**2 / error)),
-            "ms_ssim": float(gi.ms_ssim(picture / 255.0, pixels / 255.0)),
-            "encode_seconds": middle - start,
-            "decode_seconds": end - middle,
-        }
+    points, files = [], {}
+    for job in _jobs(pixels, config):
+        data, point = _measure(job, pixels, folder, known.get((job.codec, job.setting)))
         points.append(point)
-        decoded[codec, value] = picture
-        return data
+        files[_key(point)] = functools.partial(job.decode, data)
+    panels = [
+        (
+            f"{p['codec']}: {p['bytes']:,} bytes, {fixed(p['psnr'], 2)} dB",
+            files[_key(p)](),
+        )
+        for p in rd.at_no_more_bytes(points)
+    ]
+    sheet = plots.contact_sheet(pixels, panels)
+    atomic_write(folder / "contact.png", plots.png(sheet, dpi=100))
+    values = {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "points": points,
+    }
+    return runner.write_finished(folder, path, settings, values)
 
-    encode_ours = functools.partial(
-        gi.encode,
-        pixels,
-        effort=config.effort,
-        seed=config.seed,
-        progress=sys.stderr.isatty(),
-    )
+
+def _key(point: rd.Point) -> tuple[str, float]:
+    return point["codec"], point["setting"]
+
+
+def _jobs(pixels: np.ndarray, config: Config) -> Iterator[_Job]:
+    common: dict[str, Any] = {"seed": config.seed, "progress": sys.stderr.isatty()}
     for step in _numbers("steps", config.steps):
-        encode = functools.partial(encode_ours, step=step)
-        atomic_write(folder / f"{step:g}.gi", add(OURS, step, encode, gi.decode))
+        encode = functools.partial(
+            gi.encode, pixels, step=step, effort=config.effort, **common
+        )
+        yield _Job(rd.OURS, step, encode, gi.decode, f"{step:g}.gi")
+    for count in map(int, config.paper_counts()):
+        encode = functools.partial(
+            gi.encode_paper, pixels, num_gaussians=count, **common
+        )
+        yield _Job(rd.PAPER, count, encode, gi.decode, f"paper-{count}.gi")
     for name in config.other_codecs():
         anchor = anchors.ANCHORS[name]
         for value in anchor.values:
             encode = functools.partial(anchors.encode, anchor, pixels, value)
-            add(name, value, encode, anchors.decode)
+            yield _Job(name, value, encode, anchors.decode)
 
-    atomic_write(folder / "contact.png", _contact_sheet(pixels, points, decoded))
-    result = {
-        "picture": path.stem,
-        "height": pixels.shape[0],
-        "width": pixels.shape[1],
-        "config": settings,
-        "fingerprint": identity,
-        "points": points,
+
+def _measure(
+    job: _Job, pixels: np.ndarray, folder: Path, known: rd.Point | None
+) -> tuple[bytes, rd.Point]:
+    """Encodes and decodes.
+
+    Args:
+      job: what to do.
+      pixels: the picture, [H, W, 3] uint8.
+      folder: for the file, where it is kept.
+      known: what was measured of the file before, if it was.
+
+    Returns:
+      The file, and what is to be said of it.
+    """
+    file = folder / job.name if job.name else None
+    if known and file and file.exists():
+        data = file.read_bytes()
+        times = {"encode_seconds": known["encode_seconds"]}
+    else:
+        with count_compilations() as compilations:
+            data, seconds = _timed(job.encode)
+        times = {"encode_seconds": seconds, "warm_encode_seconds": seconds}
+        if compilations.count:
+            _, times["warm_encode_seconds"] = _timed(job.encode)
+    decode = functools.partial(job.decode, data)
+    picture, times["decode_seconds"] = _timed(decode)
+    times["warm_decode_seconds"] = time_runs(decode, _REPEATS)["milliseconds"] / 1e3
+    error = np.mean((picture.astype(np.float64) - pixels) ** 2)
+    point = {
+        "codec": job.codec,
+        "setting": job.setting,
+        "bytes": len(data),
+        "bpp": 8 * len(data) / (pixels.shape[0] * pixels.shape[1]),
+        # JSON has no infinity, which it is for equal pictures.
+        "psnr": float(10 * np.log10(255**2 / error)) if error else None,
+        "ms_ssim": float(gi.ms_ssim(picture / 255.0, pixels / 255.0)),
+        **times,
     }
-    write_json(metrics_file, result)
-    return result
+    if file:
+        atomic_write(file, data)
+        info = gi.file_info(data)
+        # Ideal lengths by what symbols say, where the codec tells; else of sections.
+        bits = getattr(info, "symbol_bits", info.bits_per_gaussian)
+        point |= {"file": file.name, "num_gaussians": info.num_gaussians, "bits": bits}
+    return data, point
 
 
-def summarize(results: list[dict[str, Any]], config: Config) -> dict[str, Any]:
-    """Returns Bjøntegaard rates against each codec, per picture and their mean.
+def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
 
-    Percent of bytes at equal PSNR, and at equal MS-SSIM; negative is smaller files.
+
+def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> str:
+    """Writes summary.json, summary.md, rates.png and means.png.
+
+    Returns:
+      The tables, in Markdown.
     """
     low, high = _numbers("range", config.range)
-    table = {}
-    for result in results:
-        ours = [p for p in _curve(result, OURS) if low <= p["bpp"] <= high]
-        rows = {}
-        for codec in config.other_codecs():
-            theirs = _curve(result, codec)
-            rows[codec] = {
-                quality: _bd_rate(theirs, ours, quality)
-                for quality in ("psnr", "ms_ssim")
-            }
-        table[result["picture"]] = rows
-    mean = {
-        codec: {
-            quality: _mean([rows[codec][quality] for rows in table.values()])
-            for quality in ("psnr", "ms_ssim")
-        }
-        for codec in config.other_codecs()
-    }
-    return {
+    published = rd.published(config.published)
+    summary = compression_tables.summary(results, low, high) | {
         "config": dataclasses.asdict(config),
-        "bd_rates": table,
-        "mean": mean,
-        "ours": {result["picture"]: _curve(result, OURS) for result in results},
+        "published": published,
     }
+    text = compression_tables.markdown(summary)
+    write_json(workdir / "summary.json", summary)
+    atomic_write(workdir / "summary.md", text.encode())
+    for name, figure in [
+        ("rates.png", plots.picture_rates(results)),
+        ("means.png", plots.mean_rates(results, published)),
+    ]:
+        atomic_write(workdir / name, plots.png(figure))
+    return text
 
 
-def _curve(result: dict[str, Any], codec: str) -> list[dict[str, Any]]:
-    """Returns a codec's points by size, without those that more bytes made worse."""
-    points = [p for p in result["points"] if p["codec"] == codec]
-    curve: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda p: p["bytes"]):
-        if not curve or (
-            point["bytes"] > curve[-1]["bytes"] and point["psnr"] > curve[-1]["psnr"]
-        ):
-            curve.append(point)
-    return curve
-
-
-def _bd_rate(theirs, ours, quality: str) -> float | None:
-    def values(points):
-        raw = np.array([point[quality] for point in points])
-        # Differences of MS-SSIM near 1 count by their ratio.
-        return -10 * np.log10(1 - raw) if quality == "ms_ssim" else raw
-
-    if len(ours) < 2 or len(theirs) < 2:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Theirs reach further: that is intended.
-        rate = bjontegaard.bd_rate(
-            [point["bpp"] for point in theirs],
-            values(theirs),
-            [point["bpp"] for point in ours],
-            values(ours),
-            method="akima" if len(ours) > 2 else "pchip",
-            require_matching_points=False,
-            min_overlap=0,
-        )
-    return float(rate) if np.isfinite(rate) else None
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """Returns the report as tables."""
-    codecs = [*report["mean"]]
-    lines = ["Bytes at equal PSNR (at equal MS-SSIM), percent of the other codec's", ""]
-    lines += ["| picture | " + " | ".join(codecs) + " |"]
-    lines += ["|---" * (len(codecs) + 1) + "|"]
-    for picture, rows in (report["bd_rates"] | {"mean": report["mean"]}).items():
-        cells = (
-            f"{_percent(rows[c]['psnr'])} ({_percent(rows[c]['ms_ssim'])})"
-            for c in codecs
-        )
-        lines += [f"| {picture} | " + " | ".join(cells) + " |"]
-    lines += [
-        "",
-        "| picture | D | bytes | bpp | PSNR, dB | MS-SSIM | encode, s | decode, s |",
-    ]
-    lines += ["|---" * 8 + "|"]
-    for picture, points in report["ours"].items():
-        for p in points:
-            lines += [
-                f"| {picture} | {p['setting']:g} | {p['bytes']:,} | {p['bpp']:.3f} | "
-                f"{p['psnr']:.2f} | {p['ms_ssim']:.4f} | {p['encode_seconds']:.1f} | "
-                f"{p['decode_seconds']:.2f} |"
-            ]
-    return "\n".join(lines) + "\n"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f} %"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _plot(results: list[dict[str, Any]]) -> bytes:
-    """Returns a PNG file: PSNR against rate, a panel for each picture."""
-    columns = min(3, len(results))
-    rows = -(-len(results) // columns)
-    figure = matplotlib.figure.Figure(
-        figsize=(5 * columns, 4 * rows), layout="constrained"
-    )
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, result in zip(panels, results):
-        most = 1.5 * max(point["bpp"] for point in _curve(result, OURS))
-        for codec in dict.fromkeys(point["codec"] for point in result["points"]):
-            points = [p for p in _curve(result, codec) if p["bpp"] <= most]
-            axes.plot(
-                [p["bpp"] for p in points],
-                [p["psnr"] for p in points],
-                marker="o" if codec == OURS else ".",
-                linewidth=2.5 if codec == OURS else 1,
-                label=codec,
-            )
-        axes.set(
-            title=result["picture"],
-            xlabel="bits per pixel of the file",
-            ylabel="PSNR, dB",
-        )
-        axes.grid(alpha=0.3)
-    panels[0].legend(fontsize="small")
-    for axes in panels[len(results) :]:
-        axes.set_axis_off()
-    return _png(figure, dpi=120)
-
-
-def _contact_sheet(pixels, points, decoded) -> bytes:
-    """Returns a PNG: original, ours at the middle rate, others at no more bytes."""
-    ours = sorted((p for p in points if p["codec"] == OURS), key=lambda p: p["bytes"])
-    chosen = [ours[len(ours) // 2]]
-    for codec in dict.fromkeys(p["codec"] for p in points if p["codec"] != OURS):
-        fitting = [p for p in points if p["codec"] == codec]
-        fitting = [p for p in fitting if p["bytes"] <= chosen[0]["bytes"]]
-        if fitting:
-            chosen.append(max(fitting, key=lambda p: p["psnr"]))
-    panels = [("original", pixels)]
-    for p in chosen:
-        title = f"{p['codec']}: {p['bytes']:,} bytes, {p['psnr']:.2f} dB"
-        panels.append((title, decoded[p["codec"], p["setting"]]))
-
-    columns = 2 if pixels.shape[1] >= pixels.shape[0] else 4
-    rows = -(-len(panels) // columns)
-    height, width = (side / 100 for side in pixels.shape[:2])
-    figure = matplotlib.figure.Figure(
-        figsize=(columns * width, rows * (height + 0.3)), layout="constrained"
-    )
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, (title, picture) in zip(grid, panels):
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(title, fontsize=8)
-    return _png(figure, dpi=100)
-
-
-def _png(figure: matplotlib.figure.Figure, dpi: int) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs what the flags say; the exit code is 1 where a picture failed."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-    try:
-        return min(run(from_flags(Config)), 1)
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-
+EXPERIMENT: Final = runner.Experiment(Config, run_picture, summarize)
 
 if __name__ == "__main__":
-    define_flags(Config)
-    # JAX informs about every backend that it does not find.
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    runner.main(EXPERIMENT)

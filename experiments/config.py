@@ -18,7 +18,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from absl import app, flags, logging
@@ -91,6 +91,36 @@ def run_script(config: type[T], run: Callable[[T], int | None]) -> None:
     # JAX informs about every backend that it does not find.
     app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
     app.run(main)
+
+
+def integers(name: str, text: str, between: str = ",") -> list[int]:
+    """Returns the numbers of a flag that takes several.
+
+    Raises:
+      ValueError: where one is not an integer of 1 or more.
+    """
+    try:
+        numbers = [int(part) for part in text.split(between)]
+    except ValueError:
+        raise ValueError(
+            f"{name}: expected integers with {between!r} between them, got {text!r}"
+        ) from None
+    if min(numbers) < 1:
+        raise ValueError(f"{name}: expected at least 1, got {text!r}")
+    return numbers
+
+
+def choices(name: str, text: str, known: Iterable[str]) -> list[str]:
+    """Returns the names of a flag that takes several, by commas.
+
+    Raises:
+      ValueError: where one is not known, or there is none.
+    """
+    known, chosen = [*known], [part for part in text.split(",") if part]
+    unknown = sorted({*chosen} - {*known})
+    if unknown or not chosen:
+        raise ValueError(f"{name}: expected some of {','.join(known)}, got {text!r}")
+    return chosen
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

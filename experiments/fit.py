@@ -14,23 +14,22 @@ others go on; the exit code is 1 then.
 import dataclasses
 import io
 import math
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import matplotlib.figure
+import jax
 import numpy as np
 
 import gi_jax as gi
-from experiments import runner
+from experiments import plots, runner
 from experiments.config import fingerprint, setting
+from experiments.markdown import literal, table
+from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
-from gi_jax.images import atomic_write, load_image, save_image
+from gi_jax.images import atomic_write, save_image
 from gi_jax.metrics import ms_ssim, round_to_8_bits
-
-_CROP: Final = re.compile(r"(\d+):(\d+),(\d+):(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +45,10 @@ class Config:
         "l2", help="what the fit minimises"
     )
     seed: int = setting(0, help="of everything random")
-    crop: str | None = setting(
-        None, help="rows and columns of the pictures to fit, as in 200:296,300:428"
-    )
+    crop: str | None = setting(None, help=CROP_HELP)
 
     def __post_init__(self) -> None:
-        if self.crop is not None and not _CROP.fullmatch(self.crop):
-            raise ValueError(f"crop: expected ROWS,COLUMNS as 0:96,0:128: {self.crop}")
+        check_crop(self.crop)
         for name, low in ("num_gaussians", 1), ("steps", 1), ("seed", 0):
             value = getattr(self, name)
             if value < low:
@@ -60,6 +56,9 @@ class Config:
 
 
 _COLUMNS: Final = ("picture", "psnr", "ms_ssim", "num_gaussians", "steps", "seconds")
+
+# Points of a curve of convergence that are kept, at the most.
+_HISTORY: Final = 200
 
 
 def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
@@ -73,10 +72,7 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     Returns:
       The content of metrics.json.
     """
-    image = load_image(path)
-    if config.crop is not None:
-        top, bottom, left, right = map(int, config.crop.replace(",", ":").split(":"))
-        image = image[top:bottom, left:right]
+    image = load_crop(path, config.crop)
     settings = runner.settings_of(config, image)
     finished = runner.read_finished(folder, settings)
     if finished:
@@ -93,7 +89,32 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         progress=sys.stderr.isatty(),
         checkpoint=checkpoint,
     )
-    picture = round_to_8_bits(gi.rasterize(fitted.gaussians, image.shape[:2]))
+    values = write_fit(folder, path.stem, image, fitted) | {"steps": config.steps}
+    result = runner.write_finished(folder, path, settings, values)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def write_fit(
+    folder: Path,
+    name: str,
+    image: np.ndarray,
+    fitted: gi.FitResult,
+    render: Callable[..., jax.Array] = gi.rasterize,
+) -> dict[str, Any]:
+    """Writes gaussians.npz, picture.png and convergence.png of a fit.
+
+    Args:
+      folder: exists.
+      name: of the picture.
+      image: [H, W, C] what was fitted.
+      fitted: what came of it.
+      render: (gaussians, image_size) -> picture.
+
+    Returns:
+      How good it is, and of what size; plain data.
+    """
+    picture = round_to_8_bits(render(fitted.gaussians, image.shape[:2]))
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {
         name: np.asarray(x) for name, x in fitted.gaussians._asdict().items()
@@ -101,21 +122,19 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     np.savez(buffer, **arrays)
     atomic_write(folder / "gaussians.npz", buffer.getvalue())
     save_image(folder / "picture.png", np.asarray(picture))
-    atomic_write(folder / "convergence.png", _convergence(fitted.history, path.stem))
+    curve = plots.png(_convergence(fitted.history, name))
+    atomic_write(folder / "convergence.png", curve)
     height, width, channels = image.shape
-    values = {
+    return {
         "psnr": fitted.psnr if math.isfinite(fitted.psnr) else None,  # equal pictures
         "ms_ssim": float(ms_ssim(picture, image)),
         "num_gaussians": fitted.gaussians.means.shape[0],
-        "steps": config.steps,
         "seconds": float(fitted.seconds),
         "height": height,
         "width": width,
         "channels": channels,
+        "history": _thinned(fitted.history),
     }
-    result = runner.write_finished(folder, path.stem, settings, values)
-    checkpoint.unlink(missing_ok=True)
-    return result
 
 
 def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> str:
@@ -126,25 +145,31 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     """
     rows = [{name: result[name] for name in _COLUMNS} for result in results]
     mean = {name: _mean([row[name] for row in rows]) for name in _COLUMNS[1:]}
-    lines = [_row(_COLUMNS), "|---" * len(_COLUMNS) + "|"]
-    lines += [_row(row.values()) for row in [*rows, {"picture": "mean"} | mean]]
-    text = "\n".join(lines) + "\n"
+    lines = [_cells(row.values()) for row in [*rows, {"picture": "mean"} | mean]]
+    text = table(_COLUMNS, lines)
     summary = {"config": dataclasses.asdict(config), "mean": mean, "pictures": rows}
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())
     return text
 
 
-def _convergence(history: dict[str, np.ndarray], title: str) -> bytes:
-    """Returns a PNG file: PSNR against step."""
-    figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+def _thinned(history: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """Returns steps and PSNR of a fit, few of them, the last one too."""
+    finite = np.flatnonzero(np.isfinite(history["psnr"]))
+    if not len(finite):
+        return {"step": [], "psnr": []}
+    places = np.linspace(0, len(finite) - 1, min(_HISTORY, len(finite)))
+    chosen = finite[places.round().astype(int)]
+    return {name: history[name][chosen].tolist() for name in ("step", "psnr")}
+
+
+def _convergence(history: dict[str, np.ndarray], title: str) -> plots.Figure:
+    """Returns a plot: PSNR against step."""
+    figure, (axes,) = plots.new_figure(size=(6, 4))
     axes.plot(history["step"], history["psnr"])
     axes.set(xlabel="step", ylabel="PSNR, dB", title=title)
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return figure
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -152,10 +177,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _row(values: Iterable[Any]) -> str:
+def _cells(values: Iterable[Any]) -> list[str]:
     """Returns a line of the table."""
-    cells = (f"{x:.4f}" if isinstance(x, float) else f"{x}" for x in values)
-    return f"| {' | '.join(cells)} |"
+    return [f"{x:.4f}" if isinstance(x, float) else literal(x) for x in values]
 
 
 EXPERIMENT: Final = runner.Experiment(Config, run_picture, summarize)

@@ -10,18 +10,69 @@ import numpy as np
 
 
 class count_compilations:
-    """A context in which the programs that XLA compiles are counted."""
+    """A context in which the programs that XLA compiles are counted.
+
+    Attributes:
+      count: programs.
+      seconds: that compiling them took.
+    """
 
     def __enter__(self) -> "count_compilations":
-        self.count = 0
+        self.count, self.seconds = 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
         return self
 
     def _listen(self, event: str, duration_secs: float, **details: Any) -> None:
-        self.count += "backend_compile" in event
+        if "backend_compile" in event:
+            self.count += 1
+            self.seconds += duration_secs
 
     def __exit__(self, *error: Any) -> None:
         jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+class peak_memory:
+    """A context in which the most memory of the device at a time is noted.
+
+    A device tells the peak since the process began: only where it rises in the context
+    is it the context's own.
+
+    Attributes:
+      bytes: the peak, or None where it is not known.
+    """
+
+    def __enter__(self) -> "peak_memory":
+        self.bytes: int | None = None
+        self._before = _peak_bytes()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        after = _peak_bytes()
+        if after > self._before:
+            self.bytes = after
+
+
+def _peak_bytes() -> int:
+    """Returns the most bytes in use so far, 0 where the device does not tell."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def allotted_bytes(function: Callable, *arguments: Any) -> int | None:
+    """Returns the memory that XLA allots to a program, data and results included.
+
+    Args:
+      function: of arrays; it is compiled, not run.
+      *arguments: arrays, or their shapes.
+    """
+    memory = jax.jit(function).lower(*arguments).compile().memory_analysis()
+    if memory is None:
+        return None
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def measure(
@@ -57,6 +108,23 @@ def measure(
         "memory_bytes": memory.temp_size_in_bytes if memory else None,
         "recompilations": compilations.count,
     }
+
+
+def frames_per_second(
+    render: Callable, gaussians: Any, image_size: tuple[int, int], repeats: int
+) -> float:
+    """Returns 1 / the median seconds from parameters to a picture that is there.
+
+    Args:
+      render: (gaussians, image_size) -> picture, compiled already or once more here.
+      gaussians: what is drawn.
+      image_size: H, W in pixels.
+      repeats: frames.
+    """
+    times = time_runs(
+        lambda: jax.block_until_ready(render(gaussians, image_size)), repeats
+    )
+    return 1e3 / times["milliseconds"]
 
 
 def time_runs(run: Callable[[], Any], repeats: int, calls: int = 1) -> dict[str, Any]:

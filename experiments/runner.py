@@ -160,14 +160,34 @@ def read_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | No
     return None
 
 
+def part(
+    file: Path, settings: dict[str, Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Returns a part of a picture's results, computed now or in a run that was killed.
+
+    Args:
+      file: JSON; written last, where it is not there or of other settings.
+      settings: all that decides the result.
+      compute: returns plain data.
+    """
+    identity = fingerprint(settings)
+    if file.exists():
+        stored = json.loads(file.read_bytes())
+        if stored["fingerprint"] == identity:
+            return stored["values"]
+    values = compute()
+    write_json(file, {"fingerprint": identity, "values": values})
+    return values
+
+
 def write_finished(
-    folder: Path, picture: str, settings: dict[str, Any], values: dict[str, Any]
+    folder: Path, path: Path, settings: dict[str, Any], values: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes metrics.json, after which the picture counts as finished.
 
     Args:
       folder: of the picture.
-      picture: its name.
+      path: the picture file.
       settings: of `settings_of`.
       values: what came of it.
 
@@ -175,7 +195,8 @@ def write_finished(
       What was written: the values, and where they are from.
     """
     result = {
-        "picture": picture,
+        "picture": path.stem,
+        "source": str(path.resolve()),
         **values,
         "config": settings,
         "fingerprint": fingerprint(settings),

@@ -1,6 +1,7 @@
 """One step of a fit: a pure function of state and target, for jit, scan and vmap."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,10 @@ _DEFAULT_RATES = Tangent(0.07, 0.055, 0.0075)  # type: ignore[arg-type]
 # Rate of what a quantizer learns by gradient: ten times the paper's, for a hundredth of
 # its steps.
 _QUANTIZER_RATE = 1e-2
+
+
+# (gaussians, image_size) -> picture [H, W, C], differentiable
+Render = Callable[[Any, tuple[int, int]], jax.Array]
 
 
 class QuantizerState(NamedTuple):
@@ -94,6 +99,7 @@ def make_fit_step(
     densification: Densification | None = None,
     quantizer: "Quantizer | None" = None,
     rate: RateTerm | None = None,
+    render: Render | None = None,
     implementation: Implementation | None = None,
 ) -> FitStep:
     """Builds a pure step `(state, target) -> (state, metrics)`.
@@ -110,6 +116,9 @@ def make_fit_step(
       quantizer: makes the fit aware of quantization: the loss sees quantized Gaussians,
         and what the quantizer learns is learned along.
       rate: a term to be added to the loss, such as `energy_rate`.
+      render: draws the picture instead of `rasterize`. Gaussians may then be a
+        NamedTuple of other fields, each with N rows, `means` among them; coordinates
+        and optimizer must know them (`parameters` and any optax transformation do).
       implementation: of `rasterize`.
 
     Returns:
@@ -118,6 +127,7 @@ def make_fit_step(
     """
     coordinates = coordinates or own_frame()
     optimizer = optimizer or own_frame_adam(_DEFAULT_RATES)
+    render = render or functools.partial(rasterize, implementation=implementation)
     quantizer_optimizer = optax.adam(_QUANTIZER_RATE)
 
     def init(gaussians, key, num_born=None):
@@ -144,7 +154,7 @@ def make_fit_step(
         if quantizer is not None:
             gaussians, state, aux = quantizer.apply(params, state, gaussians, key)
             extra += aux
-        picture = rasterize(gaussians, target.shape[:2], implementation=implementation)
+        picture = render(gaussians, target.shape[:2])
         return loss(picture, target) + extra, (picture, state)
 
     def advance(state, target):

@@ -150,6 +150,7 @@ def _functions(recipe, loss, quantizer, implementation, has_initial):
         coordinates=recipe.coordinates,
         densification=None if has_initial else recipe.densification,
         quantizer=quantizer,
+        render=recipe.render,
         implementation=implementation,
     )
 

@@ -29,6 +29,7 @@ class Recipe(NamedTuple):
     coordinates: optimizers.Coordinates
     densification: Densification | None
     clamp: bool = False  # the loss sees the picture clamped to 0..1
+    render: Callable[..., jax.Array] | None = None  # see `make_fit_step`
 
 
 def fast(num_gaussians: int, image_shape: tuple[int, int, int], steps: int) -> Recipe:

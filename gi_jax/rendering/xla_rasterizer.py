@@ -8,6 +8,7 @@ exponents are taken in whitened coordinates w = L⁻¹ d, where little cancels.
 """
 
 import functools
+import math
 import operator
 from typing import Final
 
@@ -26,7 +27,7 @@ from gi_jax.rendering.tiles import (
 )
 from gi_jax.rendering.varying import vary_as
 
-_LOG2_E: Final = float(np.log2(np.e))
+_LOG2_E: Final = math.log2(math.e)
 _PIXELS: Final = TILE * TILE
 
 # Keeps XLA from fusing across a point where data should lie in memory in that layout.
@@ -105,7 +106,7 @@ def _forward(grid, means, factor, colors):
     blocks = Blocks(*block_fields)
     passes = _num_passes(grid, boxes)
     tiles, blocks = jax.lax.fori_loop(0, passes, one_pass, (tiles, blocks))
-    picture = _from_tiles(grid, tiles)
+    picture = from_tiles(grid, tiles)
     return jnp.where(boxes.countable, picture, jnp.nan), blocks
 
 
@@ -302,8 +303,8 @@ def _weights(exponent):
     return jnp.where(exponent >= -CUTOFF * _LOG2_E, value, 0.0)
 
 
-def _from_tiles(grid, tiles):
-    """[num_tiles + 1, C, pixels] to [H, W, C]."""
+def from_tiles(grid, tiles):
+    """Returns [num_tiles + 1, C, pixels] as [H, W, C]; the last tile is left out."""
     tiles = tiles[:-1].reshape(grid.rows, grid.columns, -1, TILE, TILE)
     picture = tiles.transpose(0, 3, 1, 4, 2)
     picture = picture.reshape(grid.rows * TILE, grid.columns * TILE, -1)

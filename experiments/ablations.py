@@ -9,7 +9,7 @@ Rows differ from the first one in one thing each (variants.py); everything else 
 paper's recipe, with its numbers by default: 30,000 Gaussians and 50,000 steps, which is
 for GPUs. A table at reduced size, with a rate for its fewer steps:
 
-    --crop=128:320,256:512 --num_gaussians=1250 --steps=500 --learning_rate=0.01
+    --crop=128:256,256:448 --num_gaussians=1250 --steps=400 --learning_rate=0.01
 
 For each picture a folder in the workdir, in it one for each row and number of Gaussians
 with the picture, and a file in the second table; and, last, metrics.json. For all of

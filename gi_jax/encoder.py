@@ -123,7 +123,7 @@ def encode(
 
         search = Search(pixels, seed=seed, implementation=implementation, report=report)
         if goal is None:
-            symbols = _at_step(search, first_step, plan)
+            symbols = search.search(first_step, plan)
             return _write(search, symbols, first_step)
         return _to_goal(search, pixels, goal, first_step, plan)
 
@@ -163,15 +163,6 @@ def _choose_goal(image_size, quality, step, target_bytes, target_bpp, target_psn
     return _Goal("bytes", math.floor(value), text), _bounded(first)
 
 
-def _at_step(search: Search, step: float, plan: Effort) -> Symbols:
-    """Returns the symbols of a step D."""
-    symbols = search.fit(step, plan.fit_steps)
-    for _ in range(plan.rounds):
-        symbols = search.descend(symbols, step, plan.sweeps)
-        symbols = search.refine(symbols, step, step, plan.round_steps)
-    return search.descend(symbols, step, plan.last_sweeps)
-
-
 def _to_goal(
     search: Search, pixels: np.ndarray, goal: _Goal, step: float, plan: Effort
 ) -> bytes:
@@ -197,12 +188,12 @@ def _to_goal(
 
     symbols = search.fit(step, plan.fit_steps)
     for _ in range(plan.rounds):
-        symbols = search.descend(symbols, step, plan.sweeps)
+        symbols, _ = search.descend(symbols, step, plan.sweeps)
         look(symbols, step)
         new_step = _next_step(goal, {step: trials[step]})
         symbols = change(symbols, step, new_step, plan.round_steps)
         step = new_step
-    symbols = search.descend(symbols, step, plan.last_sweeps)
+    symbols, _ = search.descend(symbols, step, plan.last_sweeps)
     trials.clear()  # Those that were not descended from to the end say little.
 
     best, best_value = None, math.nan
@@ -221,7 +212,8 @@ def _to_goal(
             break
         symbols = change(symbols, step, new_step, _TRIAL_STEPS)
         step = new_step
-        symbols = search.descend(symbols, step, min(_TRIAL_SWEEPS, plan.last_sweeps))
+        sweeps = min(_TRIAL_SWEEPS, plan.last_sweeps)
+        symbols, _ = search.descend(symbols, step, sweeps)
     if best is None:
         reached = ", ".join(f"{value:.4g}" for value in sorted(trials.values()))
         raise ValueError(f"{goal.text} cannot be met: reached {goal.kind} of {reached}")

@@ -178,7 +178,7 @@ def make_fit_step(
         )
         moved = coordinates.retract(state.gaussians, update, size)
         born = jnp.arange(moved.means.shape[0]) < state.num_born
-        gaussians = _where_rows(born, moved, state.gaussians)
+        gaussians = where_rows(born, moved, state.gaussians)
 
         if quantizer is not None:
             update, quantizer_optimizer_state = quantizer_optimizer.update(
@@ -214,14 +214,14 @@ def make_fit_step(
         return state._replace(
             gaussians=gaussians,
             num_born=num_born,
-            optimizer_state=_where_rows(placed, fresh, state.optimizer_state),
+            optimizer_state=where_rows(placed, fresh, state.optimizer_state),
             key=key,
         )
 
     return FitStep(init, advance, grow, densification)
 
 
-def _where_rows(rows, new, old):
+def where_rows(rows, new, old):
     """Takes the marked rows from `new`; leaves without N rows stay as in `old`."""
 
     def choose(a, b):

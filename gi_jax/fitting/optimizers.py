@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from gi_jax.gaussians import Cholesky, Gaussians, area, to_cholesky
 
@@ -46,7 +47,7 @@ class Tangent(NamedTuple):
     colors: jax.Array  # [N, C] at equal energy: colour · √(area / pixels per Gaussian)
 
 
-def own_frame(max_spread: float | None = None) -> Coordinates:
+def own_frame(max_spread: ArrayLike | None = None) -> Coordinates:
     """Coordinates in which every Gaussian looks like the unit Gaussian.
 
     Each Gaussian lies at 0. With F the symmetric square root of Σ: μ ← μ + F u and
@@ -85,7 +86,7 @@ def own_frame(max_spread: float | None = None) -> Coordinates:
         limit = _MAX_SHAPE_STEP
         tangent = tangent._replace(shape=jnp.clip(tangent.shape, -limit, limit))
         moved = _move(gaussians, tangent, share)
-        spread = max_spread or _MAX_SPREAD * math.sqrt(share)
+        spread = _MAX_SPREAD * math.sqrt(share) if max_spread is None else max_spread
         guarded = _guard(moved, spread, image_size)
         # The guard keeps the energy too.
         energy = jnp.sqrt(area(moved) / area(guarded))
@@ -312,7 +313,7 @@ def _move(gaussians: Cholesky, tangent: Tangent, share: float) -> Cholesky:
 
 
 def _guard(
-    gaussians: Cholesky, max_spread: float, image_size: tuple[int, int]
+    gaussians: Cholesky, max_spread: ArrayLike, image_size: tuple[int, int]
 ) -> Cholesky:
     """Holds means near the picture and covariances within their bounds."""
     height, width = image_size

@@ -52,6 +52,11 @@ _PRUNE_FROM: Final = 0.15
 _HOLD: Final = 0.87
 _LAST_RATE: Final = 0.05
 
+# Relative learning rate of Gaussians that have been rounded before: larger steps lose
+# more than they find. And what is left of it when nearly all are held.
+_REFINE_RATE: Final = 0.15
+_SETTLED_RATE: Final = 0.33
+
 
 class Schedule(NamedTuple):
     """What happens when in a fit."""
@@ -72,10 +77,22 @@ def fit_schedule(steps: int) -> Schedule:
     )
 
 
-def refine_schedule(steps: int, rate: float = 0.5, births: int = 3) -> Schedule:
+def refine_schedule(
+    steps: int, rate: float = _REFINE_RATE, births: int = 3
+) -> Schedule:
     """The schedule of a fit that starts from another: smaller steps, some births."""
     events = [1 + i * steps // (2 * births) for i in range(births)]
     return _schedule(steps, rate, 0.5, events, 0, 0)
+
+
+def settle_schedule(done: float) -> Schedule:
+    """The schedule while part of the Gaussians is held: no births, smaller steps still.
+
+    Args:
+      done: 0 for the first part that is held, up to 1.
+    """
+    rate = _REFINE_RATE * _SETTLED_RATE**done
+    return _schedule(MAX_STEPS, rate, 1.0, [], 0, MAX_STEPS)
 
 
 def start_fit(
@@ -112,6 +129,8 @@ def make_rate_step(
     step_size: ArrayLike,
     schedule: Schedule,
     *,
+    scale: ArrayLike = 1.0,
+    mask: ArrayLike = 1.0,
     trade_off: float = TRADE_OFF,
     implementation: Implementation | None = None,
 ) -> FitStep:
@@ -122,17 +141,20 @@ def make_rate_step(
       image_shape: H, W, C of the target, which is the picture less its mean.
       step_size: D; may be traced, as may the schedule.
       schedule: what happens when.
+      scale: of the target, where it is a picture shrunk by that factor, and D with it.
+      mask: [H, W, 1], 1 where the target counts.
       trade_off: λ / D², static.
       implementation: of `rasterize`.
     """
     share = image_shape[0] * image_shape[1] / capacity
-    color_rate = _COLOR_RATE * (share / _COLOR_SHARE) ** 0.22
+    color_rate = scale * _COLOR_RATE * (share / _COLOR_SHARE) ** 0.22
     rates = Tangent(_MEANS_RATE, _SHAPE_RATE, color_rate)  # type: ignore[arg-type]
     return make_fit_step(
+        loss=lambda picture, target: jnp.mean((mask * (picture - target)) ** 2),
         optimizer=own_frame_adam(
             rates, lambda count: jnp.asarray(schedule.rates)[count], **_DECAYS
         ),
-        coordinates=own_frame(max_spread=_MAX_SPREAD),
+        coordinates=own_frame(max_spread=scale * _MAX_SPREAD),
         densification=pursue(
             schedule.events,
             step_size=step_size,
@@ -148,7 +170,7 @@ def make_rate_step(
 
 def _schedule(steps, rate, hold, events, ramp, prune_from) -> Schedule:
     done = (np.arange(MAX_STEPS) + 1) / max(steps, 1)
-    falling = np.clip((done - hold) / (1 - hold), 0, 1)
+    falling = np.clip((done - hold) / max(1 - hold, 1e-6), 0, 1)
     padded = np.zeros(MAX_EVENTS, np.int32)
     padded[: len(events)] = events
     return Schedule(

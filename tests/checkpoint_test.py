@@ -12,6 +12,9 @@ import gi_jax as gi
 from tests.conftest import CACHE
 from tests.helpers import photo
 
+# Fits by the definition, which compiles fastest.
+DENSE = {"implementation": "dense", "progress": False}
+
 PROGRAM = """
     import sys, time
     import numpy as np
@@ -22,7 +25,7 @@ PROGRAM = """
     from tests.helpers import photo
     slow = (lambda state, metrics: time.sleep(0.3)) if sys.argv[3] == "slow" else None
     result = gi.fit(photo(32, 40), 80, 120, seed=7, checkpoint=sys.argv[1],
-                    callback=slow, progress=False)
+                    callback=slow, progress=False, implementation="dense")
     np.savez(sys.argv[2], *result.gaussians, psnr=result.history["psnr"])
 """
 
@@ -68,21 +71,21 @@ def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path):
 def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     path = tmp_path / "fit.npz"
     image = photo(16, 16)
-    gi.fit(image, 10, 25, checkpoint=path, progress=False)
+    gi.fit(image, 10, 25, checkpoint=path, **DENSE)
     before = path.read_bytes()
     with pytest.raises(ValueError, match="another fit"):
-        gi.fit(image, 10, 25, seed=1, checkpoint=path, progress=False)
+        gi.fit(image, 10, 25, seed=1, checkpoint=path, **DENSE)
     with pytest.raises(ValueError, match="another fit"):
-        gi.fit(1 - image, 10, 25, checkpoint=path, progress=False)
+        gi.fit(1 - image, 10, 25, checkpoint=path, **DENSE)
     with pytest.raises(ValueError, match="another fit"):
         turned = image.reshape(8, 32, 3)
-        gi.fit(turned, 10, 25, checkpoint=path, progress=False)
+        gi.fit(turned, 10, 25, checkpoint=path, **DENSE)
     with pytest.raises(ValueError, match="a preset and a loss by name"):
-        gi.fit(image, 10, 25, loss=gi.psnr, checkpoint=path, progress=False)
+        gi.fit(image, 10, 25, loss=gi.psnr, checkpoint=path, **DENSE)
     assert path.read_bytes() == before
     path.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="expected a checkpoint"):
-        gi.fit(image, 10, 25, checkpoint=path, progress=False)
+        gi.fit(image, 10, 25, checkpoint=path, **DENSE)
 
 
 def test_a_bad_path_is_found_before_the_work(tmp_path):
@@ -96,7 +99,7 @@ def test_a_bad_path_is_found_before_the_work(tmp_path):
             25,
             checkpoint=tmp_path / "missing" / "fit.npz",
             callback=never,
-            progress=False,
+            **DENSE,
         )
 
 
@@ -107,7 +110,7 @@ def test_a_callback_may_keep_what_it_gets():
         10,
         25,
         callback=lambda state, metrics: states.append(state),
-        progress=False,
+        **DENSE,
     )
     steps = [int(state.step) for state in states]
     assert steps == sorted(steps) and len(steps) > 1

@@ -12,11 +12,16 @@ from tests.helpers import assert_close_as_vectors, scene
 SIZE = (40, 60)
 
 
+@jax.jit
+@jax.grad
+def gradient_of_picture(gaussians):
+    weights = jax.random.normal(jax.random.key(0), (*SIZE, 3))
+    return jnp.sum(weights * gi.rasterize(gaussians, SIZE, implementation="dense"))
+
+
 def gaussians_and_gradient(count=50):
     gaussians = gi.canonical(scene(0, count, SIZE, sigma=(0.8, 5.0)))
-    weights = jax.random.normal(jax.random.key(0), (*SIZE, 3))
-    gradient = jax.grad(lambda g: jnp.sum(weights * gi.rasterize(g, SIZE)))(gaussians)
-    return gaussians, gradient
+    return gaussians, gradient_of_picture(gaussians)
 
 
 def root(gaussians):
@@ -57,12 +62,10 @@ def test_pull_back_is_the_gradient_in_the_own_frame():
 def test_pull_back_does_not_depend_on_the_signs_of_the_diagonal():
     gaussians, _ = gaussians_and_gradient()
     turned = gaussians._replace(cholesky=gaussians.cholesky * jnp.array([-1, -1, -1]))
-    weights = jax.random.normal(jax.random.key(0), (*SIZE, 3))
     frame = optimizers.own_frame()
 
     def tangent(gaussians):
-        gradient = jax.grad(lambda g: jnp.sum(weights * gi.rasterize(g, SIZE)))
-        return frame.pull_back(gaussians, gradient(gaussians), SIZE)
+        return frame.pull_back(gaussians, gradient_of_picture(gaussians), SIZE)
 
     assert_close_as_vectors(tangent(turned), tangent(gaussians), 1e-5)
 

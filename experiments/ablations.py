@@ -93,12 +93,15 @@ class Config:
     def __post_init__(self) -> None:
         self.points()
         check_crop(self.crop)
-        for name in "steps", "fine_tuning_steps", "repeats":
+        lows = {"steps": 1, "fine_tuning_steps": 1, "repeats": 1, "seed": 0}
+        for name, low in lows.items():
             value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected above 0: {self.learning_rate}")
+            if value < low:
+                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(
+                f"learning_rate: expected a number over 0, got {self.learning_rate}"
+            )
 
     def points(self) -> list[tuple[str, int]]:
         """Returns what is done with each picture: row and number of Gaussians."""

@@ -17,13 +17,13 @@ from typing import Any, Final, Literal
 import matplotlib
 import matplotlib.colors
 import numpy as np
-from absl import app, logging
+from absl import app
 from matplotlib.collections import EllipseCollection
 from matplotlib.ticker import LogLocator
 
 import gi_jax as gi
 from experiments import plots
-from experiments.config import define_flags, from_flags, setting
+from experiments.config import run_script, setting
 from gi_jax.images import atomic_write, load_image
 
 ColorBy = Literal["size", "contribution", "color"]
@@ -231,12 +231,12 @@ def run(path: Path, config: Config) -> Path:
     return output
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: Config, files: Sequence[str]) -> int:
     """Runs what the command line says."""
-    if len(argv) != 2:
-        raise app.UsageError("expected one file, .gi or .npz")
+    if len(files) != 1:
+        raise app.UsageError(f"expected one file, got {' '.join(files)}")
     try:
-        print(run(Path(argv[1]), from_flags(Config)))
+        print(run(Path(files[0]), config))
     except (ValueError, OSError) as error:
         print(f"ellipses: {error}", file=sys.stderr)
         return 1
@@ -244,6 +244,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    define_flags(Config)
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    run_script(Config, main, arguments="a file, .gi or .npz")

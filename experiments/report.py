@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from absl import app, logging
-
 from experiments import contact, found, page, plots
 from experiments import rate_distortion as rd
-from experiments.config import define_flags, from_flags, setting
+from experiments.config import run_script, setting
 from experiments.markdown import literal, significant, table
 from experiments.runner import find_pictures
 from gi_jax.images import atomic_write
@@ -69,7 +67,9 @@ class Config:
                 )
         if self.output and not self.output.endswith(".html"):
             raise ValueError(f"output: expected a name in .html, got {self.output!r}")
-        rd.published(self.published)  # Before the work, not after it.
+        # Before the work, not after it.
+        rd.parse_range(self.range)
+        rd.published(self.published)
 
 
 def run(folders: Sequence[Path], config: Config) -> Path:
@@ -245,12 +245,10 @@ def _ellipses(runs: Sequence[found.Run], config: Config) -> Iterator[Block]:
         yield [drawn]
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: Config, folders: Sequence[str]) -> int:
     """Runs what the command line says."""
-    if len(argv) < 2:
-        raise app.UsageError("expected folders with results")
     try:
-        print(run([Path(name) for name in argv[1:]], from_flags(Config)))
+        print(run([Path(name) for name in folders], config))
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
@@ -258,6 +256,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    define_flags(Config)
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    run_script(Config, main, arguments="folders with results")

@@ -185,6 +185,7 @@ def test_where_there_is_nothing_to_report(tmp_path, folder):
         ({"pictures": -1}, "pictures: expected at least 0"),
         ({"side": 1}, "side: expected at least 16"),
         ({"output": "report.pdf"}, r"output: expected a name in \.html"),
+        ({"range": "2,1"}, "range: expected LOW,HIGH"),
         ({"published": "/nothing"}, "published: /nothing: expected JSON"),
     ],
 )

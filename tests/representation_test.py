@@ -101,6 +101,7 @@ def test_results_of_a_sweep_are_rows_of_one_table(config, tmp_path):
     ("flags", "message"),
     [
         ({"num_gaussians": "3,x"}, "num_gaussians: expected integers"),
+        ({"num_gaussians": "50,50"}, "num_gaussians: expected each once"),
         ({"presets": "fast,slow"}, "presets: expected some of fast,paper"),
         ({"presets": ""}, "presets: expected some of"),
         ({"steps": "0"}, "steps: expected at least 1"),

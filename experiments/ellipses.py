@@ -98,9 +98,13 @@ def read(path: Path) -> tuple[gi.Gaussians, tuple[int, int] | None]:
             fields = dict(arrays)
         kinds = (gi.Cholesky, gi.RotationScale)
         kind = next(kind for kind in kinds if {*kind._fields} == {*fields})
-    except (ValueError, StopIteration, AttributeError) as error:
+        gaussians = kind(**fields)
+        gi.covariance(gaussians)  # Shapes are those of Gaussians.
+    except OSError:
+        raise
+    except Exception as error:  # NumPy raises anything on broken files.
         raise ValueError(f"{path}: expected arrays of Gaussians") from error
-    return kind(**fields), None
+    return gaussians, None
 
 
 def draw(
@@ -199,9 +203,9 @@ def _panels(picture: np.ndarray, side: int, fade_to: float):
 
 def _hues(colors: np.ndarray) -> np.ndarray:
     """Returns what colours do to gray, each as much as it can, [N, 3] in 0..1."""
+    colors = colors[:, : 3 if colors.shape[1] >= 3 else 1]  # The others are no colours.
     largest = np.maximum(np.abs(colors).max(axis=1, keepdims=True), 1e-12)
-    shown = 0.5 + 0.5 * colors / largest
-    return shown if shown.shape[1] == 3 else np.repeat(shown[:, :1], 3, axis=1)
+    return np.broadcast_to(0.5 + 0.5 * colors / largest, (len(colors), 3))
 
 
 def run(path: Path, config: Config) -> Path:

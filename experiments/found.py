@@ -92,17 +92,6 @@ def differing(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def scalars(run: Run) -> dict[str, float]:
-    """Returns the numbers of a result; of its only point, where it has one."""
-    points = run.result.get("points")
-    values = run.result | (points[0] if points and len(points) == 1 else {})
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
 @functools.cache
 def load(name: str) -> Experiment | None:
     """Returns an experiment of `EXPERIMENTS`; None where it is not there."""

@@ -123,9 +123,10 @@ def main(experiment: Experiment) -> None:
 
     def run_flags(config):
         try:
-            return min(run(experiment, config), 1)
+            find_pictures(config.images)
         except ValueError as error:
             raise app.UsageError(str(error)) from error
+        return min(run(experiment, config), 1)
 
     run_script(experiment.config, run_flags)
 
@@ -151,13 +152,11 @@ def settings_of(
 def read_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the content of metrics.json where it is of these settings, else None."""
     file = folder / METRICS
-    if not file.exists():
-        return None
-    finished = json.loads(file.read_bytes())
-    if finished["fingerprint"] == fingerprint(settings):
-        return finished
-    file.unlink()  # It is of other settings, and the other files are next.
-    return None
+    finished = _read_if_of(file, settings)
+    if finished is None:
+        # It is of other settings, or none; and the other files are next.
+        file.unlink(missing_ok=True)
+    return finished
 
 
 def part(
@@ -170,14 +169,22 @@ def part(
       settings: all that decides the result.
       compute: returns plain data.
     """
-    identity = fingerprint(settings)
-    if file.exists():
-        stored = json.loads(file.read_bytes())
-        if stored["fingerprint"] == identity:
-            return stored["values"]
+    stored = _read_if_of(file, settings)
+    if stored is not None:
+        return stored["values"]
     values = compute()
-    write_json(file, {"fingerprint": identity, "values": values})
+    write_json(file, {"fingerprint": fingerprint(settings), "values": values})
     return values
+
+
+def _read_if_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns what is in a file where it is of these settings; None if it is broken."""
+    try:
+        stored = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    known = isinstance(stored, dict) and stored.get("fingerprint")
+    return stored if known == fingerprint(settings) else None
 
 
 def write_finished(

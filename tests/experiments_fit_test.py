@@ -95,7 +95,7 @@ def test_writes_a_folder_per_picture_and_a_summary(fits, settings, tmp_path, cap
         r"1/2 color: \d+\.\d s, 00:0\d left\n2/2 grey: \d+\.\d s, 00:00 left\n",
         progress,
     )
-    assert "| grey | 20.0000 |" in table
+    assert "| grey | 20.00 |" in table
     assert (tmp_path / "out" / "summary.md").read_text() in f"| picture{table}"
 
 

@@ -17,7 +17,7 @@ them summary.json, summary.md and ablations.png, with the difference to the firs
 ours and published. What is done is not done again on a rerun.
 
 What the columns are: those of representation.py, but for
-  fit: seconds without those that XLA compiled; and
+  fit: seconds without those that XLA compiled, tracing included; and
   BD-rate, BD-PSNR: Bjøntegaard's, of bytes at equal PSNR and of PSNR at equal bytes
     against the first row, means over the pictures; from two numbers of Gaussians on.
   bpp: bits of the file per pixel. Where colours are uniform the tables are left out

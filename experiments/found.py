@@ -1,16 +1,14 @@
 """Results of experiments on disk: found, told apart, and put into groups."""
 
 import dataclasses
-import functools
-import importlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from experiments.runner import METRICS, Experiment
+from experiments.runner import METRICS
+from experiments.tasks import EXPERIMENTS, load_experiment
 
-EXPERIMENTS: Final = ("fit", "representation", "compression", "ablations")
 UNKNOWN: Final = "unknown"
 
 
@@ -92,18 +90,6 @@ def differing(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-@functools.cache
-def load(name: str) -> Experiment | None:
-    """Returns an experiment of `EXPERIMENTS`; None where it is not there."""
-    module = f"experiments.{name}"
-    try:
-        return importlib.import_module(module).EXPERIMENT
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-
-
 def config_of(group: Group, **places: str) -> Any:
     """Returns the configuration that a group was made with.
 
@@ -114,8 +100,7 @@ def config_of(group: Group, **places: str) -> Any:
     Raises:
       TypeError, ValueError: where the settings are of another version.
     """
-    experiment = load(group.experiment)
-    assert experiment is not None
+    experiment = load_experiment(group.experiment)
     names = {field.name for field in dataclasses.fields(experiment.config)}
     places = {name: value for name, value in places.items() if name in names}
     return experiment.config(
@@ -128,11 +113,10 @@ def _experiment(result: dict[str, Any]) -> str:
     settings = {*result["config"]} - {"pixels"}
     distances = {}
     for name in EXPERIMENTS:
-        experiment = load(name)
-        if experiment is not None:
-            fields = {field.name for field in dataclasses.fields(experiment.config)}
-            if settings <= fields:
-                distances[name] = len(fields - settings)
+        config = load_experiment(name).config
+        fields = {field.name for field in dataclasses.fields(config)}
+        if settings <= fields:
+            distances[name] = len(fields - settings)
     return min(distances, key=lambda name: distances[name], default=UNKNOWN)
 
 

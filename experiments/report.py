@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tqdm import tqdm
+
 from experiments import contact, found, page, plots
 from experiments import rate_distortion as rd
 from experiments.config import run_script, setting
 from experiments.markdown import literal, significant, table
 from experiments.records import scalars
 from experiments.runner import find_pictures
+from experiments.tasks import load_experiment
 from gi_jax.images import atomic_write
 
 # What the plots that experiments make show.
@@ -49,7 +52,9 @@ class Config:
     """What goes into the document, and where it goes."""
 
     output: str = setting(
-        "", help="HTML file to write; by default report.html in the first folder"
+        "",
+        help="HTML file to write, the text beside it in .md; by default report.html "
+        "in the first folder",
     )
     images: str = setting(
         "", help="pattern of the original pictures, where results do not say them"
@@ -151,16 +156,23 @@ def _overview(groups: Sequence[found.Group], names: Sequence[str]) -> str:
     columns = [
         name
         for name in dict.fromkeys(n for each in values for row in each for n in row)
-        if name not in constant and all(name in row for each in values for row in each)
+        if name not in constant
+        and any(all(name in row for row in each) for each in values)
     ]
     rows = []
     for group, each in zip(groups, values):
         settings = [literal(group.settings.get(name)) for name in names]
-        means = [rd.mean(row[name] for row in each) for name in columns]
+        means = [_mean(row.get(name) for row in each) for name in columns]
         rows.append([*settings, f"{len(each)}", *map(_number, means)])
     return "Means over the pictures of each setting\n\n" + table(
         map(literal, [*names, "pictures", *columns]), rows
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Returns the mean, where all of them are there."""
+    values = [*values]
+    return None if None in values else rd.mean(values)
 
 
 def _number(value: float | None) -> str | None:
@@ -181,8 +193,7 @@ def _group_blocks(group: found.Group, config: Config) -> Iterator[Block]:
 
 def _own_summary(group: found.Group, config: Config) -> Iterator[Block]:
     """Yields what the experiment writes of its results: tables and plots."""
-    experiment = found.load(group.experiment)
-    assert experiment is not None
+    experiment = load_experiment(group.experiment)
     own = found.config_of(group, published=config.published, range=config.range)
     with tempfile.TemporaryDirectory() as folder:
         results = [run.result for run in group.runs]
@@ -232,7 +243,7 @@ def _pictures(
         f"{config.side} pixels and compressed for this page; PSNR and bytes are those "
         f"of the real ones. Errors are {' '.join(plots.ERROR_SCALE_TEXT.split())}."
     )
-    for run in runs:
+    for run in tqdm(runs, groups[0].experiment, leave=False, disable=None):
         yield from _tried(
             f"No pictures of {run.folder}", _panels, run, originals, config
         )
@@ -255,7 +266,8 @@ def _ellipses(runs: Sequence[found.Run], config: Config) -> Iterator[Block]:
 def main(config: Config, folders: Sequence[str]) -> int:
     """Runs what the command line says."""
     try:
-        print(run([Path(name) for name in folders], config))
+        written = run([Path(name) for name in folders], config)
+        print(f"{written}\n{written.with_suffix('.md')}")
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

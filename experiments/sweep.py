@@ -33,6 +33,7 @@ from experiments.markdown import literal, significant, table
 from experiments.records import scalars, write_json
 from experiments.runner import Experiment, find_pictures
 from experiments.tasks import (
+    EXPERIMENTS,
     Task,
     folder_name,
     load_experiment,
@@ -54,7 +55,7 @@ _QUIET: Final = 30.0
 class Config(clusters.Place):
     """What to run, and where."""
 
-    experiment: str = setting(help="fit, compression, ...; or a module, with dots")
+    experiment: str = setting(help=f"{', '.join(EXPERIMENTS)}; or a module, with dots")
     images: str = setting(help="pattern of picture files; ** crosses folders")
     workdir: str = setting(help="folder for the results, made if it does not exist")
     grid: str = setting(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -59,7 +60,7 @@ def find(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Returns runs by experiment and settings, without what is there twice.
+    """Returns runs by experiment and settings, in order, without what is there twice.
 
     Pictures of one name that are not the same have the folder in their names.
     """
@@ -77,7 +78,16 @@ def group(runs: Iterable[Run]) -> list[Group]:
                 each[i] = run._replace(result=run.result | {"picture": name})
         found.append(Group(experiment, each[0].settings, tuple(each)))
     order = [*EXPERIMENTS, UNKNOWN]
-    return sorted(found, key=lambda g: order.index(g.experiment))
+    return sorted(
+        found,
+        key=lambda g: (order.index(g.experiment), natural(json.dumps(g.settings))),
+    )
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Returns what sorts 50 before 100."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def differing(groups: Sequence[Group]) -> list[str]:

@@ -92,7 +92,7 @@ def test_writes_a_folder_per_picture_and_a_summary(fits, settings, tmp_path, cap
     assert json.loads((tmp_path / "out" / "failures.json").read_text()) == {}
     progress, table = capsys.readouterr().out.split("| picture", 1)
     assert re.fullmatch(
-        r"1/2 color: \d+\.\d s, 00:0\d left\n2/2 grey: \d+\.\d s, 00:00 left\n",
+        r"1/2 color: \d+\.\d s, \d\d:\d\d left\n2/2 grey: \d+\.\d s, 00:00 left\n",
         progress,
     )
     assert "| grey | 20.00 |" in table
@@ -113,6 +113,17 @@ def test_finished_pictures_are_skipped(fits, settings, tmp_path):
     assert len(fits) == 4
     run(dataclasses.replace(settings, seed=1))
     assert len(fits) == 6
+
+
+def test_broken_results_are_made_anew(fits, settings, tmp_path):
+    run(settings)
+    file = tmp_path / "out" / "grey" / "metrics.json"
+    whole = file.read_text()
+    for text in ("", whole[:50], "[]", "{}"):
+        file.write_text(text)
+        assert run(settings) == 0
+        assert json.loads(file.read_text()) == json.loads(whole)
+    assert len(fits) == 2 + 4
 
 
 def test_one_bad_picture_fails_alone(fits, settings, tmp_path, capsys):

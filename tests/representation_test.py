@@ -124,6 +124,20 @@ def test_a_peak_is_that_of_a_context_only_where_it_rose(monkeypatch):
     assert (first.bytes, second.bytes) == (300, None)
 
 
+def test_no_mean_is_of_two_kinds_of_memory():
+    kind = {"preset": "fast", "num_gaussians": 5, "steps": 3}
+    values = dict.fromkeys(representation._QUANTITIES, 1.0)
+    memories = [(700, "device"), (20, "XLA"), (900, "device")]
+    points = [
+        kind | values | {"memory_bytes": size, "memory_is": what}
+        for size, what in memories
+    ]
+    row = representation._mean_row(kind, points)
+    assert (row["memory_bytes"], row["memory_is"]) == (800, "device")
+    row = representation._mean_row(kind, points[1:2])
+    assert (row["memory_bytes"], row["memory_is"]) == (20, "XLA")
+
+
 def test_seconds_of_compilations_are_counted():
     with measure.count_compilations() as compilations:
         jax.jit(lambda x: jnp.sin(x) + 12.25)(1.0)

@@ -83,8 +83,10 @@ class Place:
             )
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers: expected at least 1, got {self.workers}")
-        if self.slurm_cores < 1 or self.slurm_gpus < 0:
-            raise ValueError("slurm_cores, slurm_gpus: expected at least 1 and 0")
+        for name, low in ("slurm_cores", 1), ("slurm_gpus", 0):
+            value = getattr(self, name)
+            if value < low:
+                raise ValueError(f"{name}: expected at least {low}, got {value}")
 
 
 @contextlib.contextmanager

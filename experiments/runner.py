@@ -24,6 +24,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -46,6 +47,9 @@ flags.disclaim_key_flags()
 PLACES: Final = frozenset({"images", "workdir"})
 
 METRICS: Final = "metrics.json"
+
+# What bytes of names become that are no text.
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 
 _PACE: Final = 5  # Pictures: the last ones say how long the others will take.
 
@@ -70,14 +74,18 @@ def find_pictures(pattern: str) -> list[Path]:
     """Returns the files that a pattern matches, sorted.
 
     Raises:
-      ValueError: where there are none, or two would share a folder of results.
+      ValueError: where there are none, or two would share a folder of results, or a
+        name cannot be printed.
     """
     names = sorted(glob.glob(pattern, recursive=True))
     paths = [path for path in map(Path, names) if path.is_file()]
+    odd = [ascii(path.name) for path in paths if _NO_TEXT.search(path.stem)]
     stems = [path.stem for path in paths]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if not paths:
         raise ValueError(f"images: no file matches {pattern!r}")
+    if odd:
+        raise ValueError(f"images: names that are not UTF-8: {', '.join(odd)}")
     if twice:
         raise ValueError(f"images: two pictures of the same name: {', '.join(twice)}")
     return paths

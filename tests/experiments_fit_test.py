@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -153,6 +154,9 @@ def test_equal_pictures_are_valid_json(fits, settings, tmp_path, monkeypatch):
 def test_pictures_that_cannot_be_told_apart(fits, settings, tmp_path):
     images.save_image(tmp_path / "in" / "grey.bmp", PHOTO)
     with pytest.raises(ValueError, match="two pictures of the same name: grey"):
+        run(settings)
+    (tmp_path / "in" / "grey.bmp").rename(tmp_path / os.fsdecode(b"in/\xff.bmp"))
+    with pytest.raises(ValueError, match=r"names that are not UTF-8: .*udcff\.bmp"):
         run(settings)
     with pytest.raises(ValueError, match="no file matches"):
         run(dataclasses.replace(settings, images=f"{tmp_path}/nothing/*.png"))

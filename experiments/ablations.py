@@ -38,7 +38,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import ablation_tables as tables
 from experiments import fit, plots, runner
-from experiments.config import choices, integers, setting
+from experiments.config import check_least, choices, integers, setting
 from experiments.measure import count_compilations, frames_per_second
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
@@ -93,11 +93,7 @@ class Config:
     def __post_init__(self) -> None:
         self.points()
         check_crop(self.crop)
-        lows = {"steps": 1, "fine_tuning_steps": 1, "repeats": 1, "seed": 0}
-        for name, low in lows.items():
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, steps=1, fine_tuning_steps=1, repeats=1, seed=0)
         if not 0 < self.learning_rate < np.inf:
             raise ValueError(
                 f"learning_rate: expected a number over 0, got {self.learning_rate}"

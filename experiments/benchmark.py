@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gi_jax as gi
-from experiments.config import integers, run_script, setting
+from experiments.config import check_least, integers, run_script, setting
 from experiments.measure import measure, time_runs
 from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
@@ -73,10 +73,7 @@ class Config:
     output: str | None = setting(None, help="JSON file to write")
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats: expected at least 1, got {self.repeats}")
-        if self.calls is not None and self.calls < 1:
-            raise ValueError(f"calls: expected at least 1, got {self.calls}")
+        check_least(self, repeats=1, calls=1)
         integers("num_gaussians", self.num_gaussians)
         self.image_sizes(False)
         self.batch_sizes(False)

@@ -23,7 +23,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import get_ip_interface
 from tornado.ioloop import PeriodicCallback
 
-from experiments.config import fingerprint, setting
+from experiments.config import check_least, fingerprint, setting
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -81,12 +81,7 @@ class Place:
                 "cluster: expected local, slurm or tcp://HOST:PORT, "
                 f"got {self.cluster!r}"
             )
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers: expected at least 1, got {self.workers}")
-        for name, low in ("slurm_cores", 1), ("slurm_gpus", 0):
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, workers=1, slurm_cores=1, slurm_gpus=0)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import anchors, compression_tables, plots, runner
 from experiments import rate_distortion as rd
-from experiments.config import choices, integers, numbers, setting
+from experiments.config import check_least, choices, integers, numbers, setting
 from experiments.markdown import fixed
 from experiments.measure import count_compilations, time_runs
 from experiments.records import write_json
@@ -77,8 +77,7 @@ class Config:
             )
         if not 1 <= self.effort <= 9:
             raise ValueError(f"effort: expected 1 to 9, got {self.effort}")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected at least 0, got {self.seed}")
+        check_least(self, seed=0)
         self.other_codecs()
         self.paper_counts()
         # Before the work, not after it.

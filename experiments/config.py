@@ -99,6 +99,22 @@ def run_script(
     app.run(main)
 
 
+def check_least(config: Any, **least: int) -> None:
+    """Checks fields of a configuration; those that are None are left out.
+
+    Args:
+      config: the dataclass.
+      **least: the least value of each field.
+
+    Raises:
+      ValueError: where one is below.
+    """
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
 def integers(name: str, text: str) -> list[int]:
     """Returns the numbers of a flag that takes several, by commas.
 

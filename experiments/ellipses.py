@@ -24,7 +24,7 @@ from matplotlib.ticker import LogLocator
 
 import gi_jax as gi
 from experiments import plots
-from experiments.config import run_script, setting
+from experiments.config import check_least, run_script, setting
 from gi_jax.images import atomic_write, load_image
 
 ColorBy = Literal["size", "contribution", "color"]
@@ -72,8 +72,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ValueError(f"side: expected at least 1, got {self.side}")
+        check_least(self, side=1)
         if not 0 < self.sigmas < np.inf:
             raise ValueError(f"sigmas: expected a number over 0, got {self.sigmas}")
         if not 0 < self.fraction <= 1:

@@ -24,7 +24,7 @@ import numpy as np
 
 import gi_jax as gi
 from experiments import plots, runner
-from experiments.config import fingerprint, setting
+from experiments.config import check_least, fingerprint, setting
 from experiments.markdown import fixed, literal, table
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
@@ -49,10 +49,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_crop(self.crop)
-        for name, low in ("num_gaussians", 1), ("steps", 1), ("seed", 0):
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, num_gaussians=1, steps=1, seed=0)
 
 
 # The columns of the table, and digits after the point.

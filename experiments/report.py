@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments import contact, found, page, plots
 from experiments import rate_distortion as rd
-from experiments.config import run_script, setting
+from experiments.config import check_least, run_script, setting
 from experiments.markdown import literal, significant, table
 from experiments.records import scalars
 from experiments.runner import find_pictures
@@ -69,11 +69,7 @@ class Config:
     side: int = setting(640, help="pixels of the longer side of a shown picture")
 
     def __post_init__(self) -> None:
-        for name, low in ("pictures", 0), ("side", 16):
-            if getattr(self, name) < low:
-                raise ValueError(
-                    f"{name}: expected at least {low}, got {getattr(self, name)}"
-                )
+        check_least(self, pictures=0, side=16)
         if self.output and not self.output.endswith(".html"):
             raise ValueError(f"output: expected a name in .html, got {self.output!r}")
         # Before the work, not after it.

@@ -35,7 +35,7 @@ import numpy as np
 
 import gi_jax as gi
 from experiments import fit, plots, runner
-from experiments.config import choices, integers, setting
+from experiments.config import check_least, choices, integers, setting
 from experiments.markdown import fixed, table
 from experiments.measure import (
     allotted_bytes,
@@ -90,10 +90,7 @@ class Config:
     def __post_init__(self) -> None:
         self.points()
         check_crop(self.crop)
-        for name, low in ("repeats", 1), ("seed", 0):
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, repeats=1, seed=0)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns what is fitted to each picture: preset, num_gaussians, steps."""

@@ -28,7 +28,7 @@ from distributed import Client, KilledWorker, as_completed
 from tqdm import tqdm
 
 from experiments import clusters
-from experiments.config import run_script, setting
+from experiments.config import check_least, run_script, setting
 from experiments.markdown import literal, significant, table
 from experiments.records import scalars, write_json
 from experiments.runner import Experiment, find_pictures
@@ -67,8 +67,7 @@ class Config(clusters.Place):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.retries < 0:
-            raise ValueError(f"retries: expected at least 0, got {self.retries}")
+        check_least(self, retries=0)
 
 
 def run(config: Config) -> int:

@@ -91,7 +91,10 @@ def read(path: Path) -> tuple[gi.Gaussians, tuple[int, int] | None]:
       ValueError: where it is neither.
     """
     if path.suffix.lower() != ".npz":
-        gaussians, size, *_ = gi.read_gaussians(path.read_bytes())
+        try:
+            gaussians, size, *_ = gi.read_gaussians(path.read_bytes())
+        except gi.BitstreamError as error:
+            raise ValueError(f"{path}: {error}") from error
         return gaussians, size
     try:
         with np.load(path) as arrays:

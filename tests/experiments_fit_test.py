@@ -15,7 +15,7 @@ from absl import app, flags
 from skimage import data
 
 import gi_jax as gi
-from experiments import config, fit, runner
+from experiments import config, fit, plots, runner
 from gi_jax import images, metrics
 
 PHOTO = data.astronaut()[60:93, 190:231]  # 33x41
@@ -167,10 +167,10 @@ def test_no_metrics_without_everything_else(fits, settings, tmp_path, monkeypatc
     """A picture counts as finished only when all its files are there."""
     run(settings)
 
-    def full(history, title):
+    def full(results):
         raise OSError("disk full")
 
-    monkeypatch.setattr(fit, "_convergence", full)
+    monkeypatch.setattr(plots, "convergence", full)
     assert run(dataclasses.replace(settings, steps=4)) == 2
     assert not list(tmp_path.glob("out/*/metrics.json"))
 

@@ -87,7 +87,7 @@ def test_results_of_a_sweep_are_rows_of_one_table(config, tmp_path):
     def result(picture, count, psnr):
         point = dict.fromkeys(representation._QUANTITIES, 1.0) | {"psnr": psnr}
         point |= {"preset": "fast", "num_gaussians": count, "steps": 10}
-        point |= {"memory_is": "XLA"}
+        point |= {"memory_bytes": 1, "memory_is": "XLA"}
         return {"picture": picture, "device": "cpu", "points": [point]}
 
     results = [result("a", 20, 20.0), result("b", 20, 22.0), result("a", 30, 25.0)]

@@ -45,7 +45,7 @@ def mean_rows(results: Sequence[dict[str, Any]], known: Mapping) -> list[dict]:
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for row, count in sorted(kinds, key=lambda kind: ([*known].index(kind[0]), kind)):
         found = [p for p in points if (p["row"], p["num_gaussians"]) == (row, count)]
-        keys = [key for key, value in found[0].items() if not isinstance(value, str)]
+        keys = [key for key, value in found[0].items() if _number(value)]
         means = {key: rd.mean(point[key] for point in found) for key in keys}
         means |= {"num_gaussians": count, "pictures": len(found)}
         rows[row, count] = {"row": row, "label": known[row].label} | means
@@ -53,6 +53,11 @@ def mean_rows(results: Sequence[dict[str, Any]], known: Mapping) -> list[dict]:
         ends = values["psnr"], rows.get((BASE, count), {}).get("psnr")
         values["difference"] = None if None in ends else ends[0] - ends[1]
     return [*rows.values()]
+
+
+def _number(value: Any) -> bool:
+    """Returns whether it can be part of a mean; a PSNR of equal pictures is None."""
+    return value is None or isinstance(value, int | float)
 
 
 def deltas(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

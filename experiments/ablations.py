@@ -17,7 +17,7 @@ them summary.json, summary.md and ablations.png, with the difference to the firs
 ours and published. What is done is not done again on a rerun.
 
 What the columns are: those of representation.py, but for
-  fit: seconds without those that XLA compiled; and
+  fit: seconds without those that XLA compiled, tracing included; and
   BD-rate, BD-PSNR: Bjøntegaard's, of bytes at equal PSNR and of PSNR at equal bytes
     against the first row, means over the pictures; from two numbers of Gaussians on.
   bpp: bits of the file per pixel. Where colours are uniform the tables are left out
@@ -38,7 +38,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import ablation_tables as tables
 from experiments import fit, plots, runner
-from experiments.config import choices, integers, setting
+from experiments.config import check_least, choices, integers, setting
 from experiments.measure import count_compilations, frames_per_second
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
@@ -93,12 +93,11 @@ class Config:
     def __post_init__(self) -> None:
         self.points()
         check_crop(self.crop)
-        for name in "steps", "fine_tuning_steps", "repeats":
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected above 0: {self.learning_rate}")
+        check_least(self, steps=1, fine_tuning_steps=1, repeats=1, seed=0)
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(
+                f"learning_rate: expected a number over 0, got {self.learning_rate}"
+            )
 
     def points(self) -> list[tuple[str, int]]:
         """Returns what is done with each picture: row and number of Gaussians."""

@@ -18,6 +18,7 @@ import importlib.metadata
 import itertools
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gi_jax as gi
-from experiments.config import integers, run_script, setting
+from experiments.config import check_least, integers, run_script, setting
 from experiments.measure import measure, time_runs
 from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
@@ -72,10 +73,7 @@ class Config:
     output: str | None = setting(None, help="JSON file to write")
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats: expected at least 1, got {self.repeats}")
-        if self.calls is not None and self.calls < 1:
-            raise ValueError(f"calls: expected at least 1, got {self.calls}")
+        check_least(self, repeats=1, calls=1)
         integers("num_gaussians", self.num_gaussians)
         self.image_sizes(False)
         self.batch_sizes(False)
@@ -87,11 +85,11 @@ class Config:
     def image_sizes(self, on_gpu: bool) -> list[tuple[int, int]]:
         """Returns the sizes of the pictures, H, W."""
         default = "768x512,1020x678,3840x2160" if on_gpu else "768x512"
-        pairs = (self.sizes or default).split(",")
-        sizes = [integers("sizes", pair, between="x") for pair in pairs]
-        if any(len(size) != 2 for size in sizes):
+        sizes = (self.sizes or default).split(",")
+        found = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size) for size in sizes]
+        if not all(found):
             raise ValueError(f"sizes: expected WIDTHxHEIGHT, got {self.sizes!r}")
-        return [(height, width) for width, height in sizes]
+        return [(int(size[2]), int(size[1])) for size in found if size]
 
     def batch_sizes(self, on_gpu: bool) -> list[int]:
         """Returns the numbers of pictures at once."""

@@ -23,7 +23,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster
 from distributed.utils import get_ip_interface
 from tornado.ioloop import PeriodicCallback
 
-from experiments.config import fingerprint, setting
+from experiments.config import check_least, fingerprint, setting
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -81,10 +81,7 @@ class Place:
                 "cluster: expected local, slurm or tcp://HOST:PORT, "
                 f"got {self.cluster!r}"
             )
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers: expected at least 1, got {self.workers}")
-        if self.slurm_cores < 1 or self.slurm_gpus < 0:
-            raise ValueError("slurm_cores, slurm_gpus: expected at least 1 and 0")
+        check_least(self, workers=1, slurm_cores=1, slurm_gpus=0)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ import numpy as np
 import gi_jax as gi
 from experiments import anchors, compression_tables, plots, runner
 from experiments import rate_distortion as rd
-from experiments.config import setting
+from experiments.config import check_least, choices, integers, numbers, setting
 from experiments.markdown import fixed
 from experiments.measure import count_compilations, time_runs
 from experiments.records import write_json
@@ -68,39 +68,33 @@ class Config:
     seed: int = setting(0, help="of everything random")
 
     def __post_init__(self) -> None:
-        steps = _numbers("steps", self.steps)
-        if not all(0 < step < np.inf for step in steps) or len({*steps}) < len(steps):
+        steps = numbers("steps", self.steps)
+        names = {_file_name(step) for step in steps}
+        if not all(0 < step < np.inf for step in steps) or len(names) < len(steps):
             raise ValueError(
-                f"steps: expected different numbers over 0, got {self.steps!r}"
+                "steps: expected numbers over 0 that differ in 6 digits, got "
+                f"{self.steps!r}"
             )
-        if len(_numbers("range", self.range)) != 2:
-            raise ValueError(f"range: expected LOW,HIGH, got {self.range!r}")
-        unknown = set(self.other_codecs()) - set(anchors.ANCHORS)
-        if unknown:
-            raise ValueError(
-                f"others: expected names of {[*anchors.ANCHORS]}, got {unknown}"
-            )
-        counts = self.paper_counts()
-        if not all(count == int(count) >= 1 for count in counts):
-            raise ValueError(f"paper: expected whole numbers, got {self.paper!r}")
-        rd.published(self.published)  # Before the work, not after it.
+        if not 1 <= self.effort <= 9:
+            raise ValueError(f"effort: expected 1 to 9, got {self.effort}")
+        check_least(self, seed=0)
+        self.other_codecs()
+        self.paper_counts()
+        # Before the work, not after it.
+        rd.parse_range(self.range)
+        rd.published(self.published)
 
     def other_codecs(self) -> list[str]:
         """Returns the names of the codecs to compare with."""
-        return [name for name in self.others.split(",") if name]
+        return choices("others", self.others, anchors.ANCHORS) if self.others else []
 
-    def paper_counts(self) -> list[float]:
+    def paper_counts(self) -> list[int]:
         """Returns the numbers of Gaussians of the paper's codec."""
-        return _numbers("paper", self.paper) if self.paper else []
+        return integers("paper", self.paper) if self.paper else []
 
 
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(
-            f"{name}: expected numbers with commas between them, got {text!r}"
-        ) from None
+def _file_name(step: float) -> str:
+    return f"{step:g}.gi"
 
 
 def settings_of(config: Config, pixels: np.ndarray) -> dict[str, Any]:
@@ -165,12 +159,12 @@ def _key(point: rd.Point) -> tuple[str, float]:
 
 def _jobs(pixels: np.ndarray, config: Config) -> Iterator[_Job]:
     common: dict[str, Any] = {"seed": config.seed, "progress": sys.stderr.isatty()}
-    for step in _numbers("steps", config.steps):
+    for step in numbers("steps", config.steps):
         encode = functools.partial(
             gi.encode, pixels, step=step, effort=config.effort, **common
         )
-        yield _Job(rd.OURS, step, encode, gi.decode, f"{step:g}.gi")
-    for count in map(int, config.paper_counts()):
+        yield _Job(rd.OURS, step, encode, gi.decode, _file_name(step))
+    for count in config.paper_counts():
         encode = functools.partial(
             gi.encode_paper, pixels, num_gaussians=count, **common
         )
@@ -241,7 +235,7 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     Returns:
       The tables, in Markdown.
     """
-    low, high = _numbers("range", config.range)
+    low, high = rd.parse_range(config.range)
     published = rd.published(config.published)
     summary = compression_tables.summary(results, low, high) | {
         "config": dataclasses.asdict(config),

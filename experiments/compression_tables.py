@@ -54,8 +54,14 @@ def summary(results: Sequence[rd.Result], low: float, high: float) -> dict[str, 
             f"{step:g}": rd.at_like_rates(results, step)
             for step in rd.settings(results, rd.OURS)
         },
-        "ours": {result["picture"]: rd.curve(result, rd.OURS) for result in results},
+        "ours": {result["picture"]: _our_files(result) for result in results},
     }
+
+
+def _our_files(result: rd.Result) -> list[rd.Point]:
+    """Returns all of them by size, those too that more bytes made worse."""
+    ours = [point for point in result["points"] if point["codec"] == rd.OURS]
+    return sorted(ours, key=lambda point: point["bytes"])
 
 
 def markdown(summary: dict[str, Any]) -> str:

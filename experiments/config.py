@@ -16,6 +16,7 @@ belong into `__post_init__`, which raises ValueError.
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -74,18 +75,23 @@ def from_flags(config: type[T], flag_values: flags.FlagValues = flags.FLAGS) -> 
         raise app.UsageError(str(error)) from error
 
 
-def run_script(config: type[T], run: Callable[[T], int | None]) -> None:
+def run_script(
+    config: type[T], run: Callable[..., int | None], arguments: str = ""
+) -> None:
     """Runs a script from its flags and ends the process.
 
     Args:
       config: the dataclass of its flags.
-      run: the script; it returns the exit code, or None for 0.
+      run: the script, of a `config`, and of a list of what is on the command line
+        beside flags where it takes that; it returns the exit code, or None for 0.
+      arguments: what else than flags is expected, for people; '' is nothing.
     """
 
     def main(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"expected flags only, got {' '.join(argv[1:])}")
-        return run(from_flags(config))
+        if bool(argv[1:]) != bool(arguments):
+            found = " ".join(argv[1:]) or "none"
+            raise app.UsageError(f"expected {arguments or 'flags only'}, got {found}")
+        return run(from_flags(config), *([argv[1:]] if arguments else []))
 
     define_flags(config)
     # JAX informs about every backend that it does not find.
@@ -93,34 +99,74 @@ def run_script(config: type[T], run: Callable[[T], int | None]) -> None:
     app.run(main)
 
 
-def integers(name: str, text: str, between: str = ",") -> list[int]:
-    """Returns the numbers of a flag that takes several.
+def check_least(config: Any, **least: int) -> None:
+    """Checks fields of a configuration; those that are None are left out.
+
+    Args:
+      config: the dataclass.
+      **least: the least value of each field.
 
     Raises:
-      ValueError: where one is not an integer of 1 or more.
+      ValueError: where one is below.
+    """
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
+def integers(name: str, text: str) -> list[int]:
+    """Returns the numbers of a flag that takes several, by commas.
+
+    Raises:
+      ValueError: where one is not an integer of 1 or more, or is there twice.
     """
     try:
-        numbers = [int(part) for part in text.split(between)]
+        found = [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(
-            f"{name}: expected integers with {between!r} between them, got {text!r}"
+            f"{name}: expected integers with commas between them, got {text!r}"
         ) from None
-    if min(numbers) < 1:
+    if min(found) < 1:
         raise ValueError(f"{name}: expected at least 1, got {text!r}")
-    return numbers
+    return _distinct(name, text, found)
+
+
+def numbers(name: str, text: str) -> list[float]:
+    """Returns the numbers of a flag that takes several, by commas.
+
+    Raises:
+      ValueError: where one is not a number, or is there twice.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = [math.nan]
+    if any(map(math.isnan, found)):
+        raise ValueError(
+            f"{name}: expected numbers with commas between them, got {text!r}"
+        )
+    return _distinct(name, text, found)
 
 
 def choices(name: str, text: str, known: Iterable[str]) -> list[str]:
     """Returns the names of a flag that takes several, by commas.
 
     Raises:
-      ValueError: where one is not known, or there is none.
+      ValueError: where one is not known, or is there twice, or there is none.
     """
     known, chosen = [*known], [part for part in text.split(",") if part]
     unknown = sorted({*chosen} - {*known})
     if unknown or not chosen:
         raise ValueError(f"{name}: expected some of {','.join(known)}, got {text!r}")
-    return chosen
+    return _distinct(name, text, chosen)
+
+
+def _distinct(name: str, text: str, values: list[T]) -> list[T]:
+    """Returns the values; what is done twice would count twice in means."""
+    if len({*values}) < len(values):
+        raise ValueError(f"{name}: expected each once, got {text!r}")
+    return values
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:

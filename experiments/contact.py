@@ -2,7 +2,6 @@
 
 import bisect
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ import numpy as np
 
 import gi_jax as gi
 from experiments import anchors, ellipses, page, plots
-from experiments.found import Run
+from experiments.found import Run, natural
 from experiments.pictures import load_crop
 from experiments.runner import METRICS
 from gi_jax.images import load_image, to_uint8
@@ -158,13 +157,7 @@ def _own_files(folder: Path, name: str) -> list[Path]:
     """Returns files of a name in a folder, but for those of results below it."""
     others = {file.parent for file in folder.rglob(METRICS)} - {folder}
     files = (file for file in folder.rglob(name) if others.isdisjoint(file.parents))
-    return sorted(files, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Returns what sorts 50 before 100."""
-    parts = re.findall(r"\d+|\D+", str(path))
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return sorted(files, key=lambda file: natural(str(file)))
 
 
 def _decibels(picture: np.ndarray, original: np.ndarray) -> str:

@@ -5,7 +5,8 @@ r"""Draws Gaussians as ellipses over their picture.
 
 Each Gaussian is its contour at --sigmas. Colours are those of its size (geometric mean
 of the standard deviations, pixels), of its contribution (the root of the energy that it
-adds to the picture alone, |c| √(π s₁ s₂)), or the hue of what it adds or takes.
+adds to the picture alone, |c| √(π s₁ s₂)), or the hue of what it adds or takes. The
+mean colour of a file of codec 2 is one more Gaussian, wider than the picture.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ from typing import Any, Final, Literal
 import matplotlib
 import matplotlib.colors
 import numpy as np
-from absl import app, logging
+from absl import app
 from matplotlib.collections import EllipseCollection
 from matplotlib.ticker import LogLocator
 
 import gi_jax as gi
 from experiments import plots
-from experiments.config import define_flags, from_flags, setting
+from experiments.config import check_least, run_script, setting
 from gi_jax.images import atomic_write, load_image
 
 ColorBy = Literal["size", "contribution", "color"]
@@ -71,8 +72,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if self.side < 1:
-            raise ValueError(f"side: expected at least 1, got {self.side}")
+        check_least(self, side=1)
         if not 0 < self.sigmas < np.inf:
             raise ValueError(f"sigmas: expected a number over 0, got {self.sigmas}")
         if not 0 < self.fraction <= 1:
@@ -91,16 +91,23 @@ def read(path: Path) -> tuple[gi.Gaussians, tuple[int, int] | None]:
       ValueError: where it is neither.
     """
     if path.suffix.lower() != ".npz":
-        gaussians, size, *_ = gi.read_gaussians(path.read_bytes())
+        try:
+            gaussians, size, *_ = gi.read_gaussians(path.read_bytes())
+        except gi.BitstreamError as error:
+            raise ValueError(f"{path}: {error}") from error
         return gaussians, size
     try:
         with np.load(path) as arrays:
             fields = dict(arrays)
         kinds = (gi.Cholesky, gi.RotationScale)
         kind = next(kind for kind in kinds if {*kind._fields} == {*fields})
-    except (ValueError, StopIteration, AttributeError) as error:
+        gaussians = kind(**fields)
+        gi.covariance(gaussians)  # Shapes are those of Gaussians.
+    except OSError:
+        raise
+    except Exception as error:  # NumPy raises anything on broken files.
         raise ValueError(f"{path}: expected arrays of Gaussians") from error
-    return kind(**fields), None
+    return gaussians, None
 
 
 def draw(
@@ -199,9 +206,9 @@ def _panels(picture: np.ndarray, side: int, fade_to: float):
 
 def _hues(colors: np.ndarray) -> np.ndarray:
     """Returns what colours do to gray, each as much as it can, [N, 3] in 0..1."""
+    colors = colors[:, : 3 if colors.shape[1] >= 3 else 1]  # The others are no colours.
     largest = np.maximum(np.abs(colors).max(axis=1, keepdims=True), 1e-12)
-    shown = 0.5 + 0.5 * colors / largest
-    return shown if shown.shape[1] == 3 else np.repeat(shown[:, :1], 3, axis=1)
+    return np.broadcast_to(0.5 + 0.5 * colors / largest, (len(colors), 3))
 
 
 def run(path: Path, config: Config) -> Path:
@@ -231,12 +238,12 @@ def run(path: Path, config: Config) -> Path:
     return output
 
 
-def main(argv: Sequence[str]) -> int:
+def main(config: Config, files: Sequence[str]) -> int:
     """Runs what the command line says."""
-    if len(argv) != 2:
-        raise app.UsageError("expected one file, .gi or .npz")
+    if len(files) != 1:
+        raise app.UsageError(f"expected one file, got {' '.join(files)}")
     try:
-        print(run(Path(argv[1]), from_flags(Config)))
+        print(run(Path(files[0]), config))
     except (ValueError, OSError) as error:
         print(f"ellipses: {error}", file=sys.stderr)
         return 1
@@ -244,6 +251,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    define_flags(Config)
-    app.call_after_init(lambda: logging.set_verbosity(logging.WARNING))
-    app.run(main)
+    run_script(Config, main, arguments="a file, .gi or .npz")

@@ -15,7 +15,7 @@ import dataclasses
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,8 +24,8 @@ import numpy as np
 
 import gi_jax as gi
 from experiments import plots, runner
-from experiments.config import fingerprint, setting
-from experiments.markdown import literal, table
+from experiments.config import check_least, fingerprint, setting
+from experiments.markdown import fixed, literal, table
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.records import write_json
 from gi_jax.images import atomic_write, save_image
@@ -49,13 +49,17 @@ class Config:
 
     def __post_init__(self) -> None:
         check_crop(self.crop)
-        for name, low in ("num_gaussians", 1), ("steps", 1), ("seed", 0):
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, num_gaussians=1, steps=1, seed=0)
 
 
-_COLUMNS: Final = ("picture", "psnr", "ms_ssim", "num_gaussians", "steps", "seconds")
+# The columns of the table, and digits after the point.
+_DIGITS: Final = {
+    "psnr": 2,
+    "ms_ssim": 4,
+    "num_gaussians": 0,
+    "steps": 0,
+    "seconds": 1,
+}
 
 # Points of a curve of convergence that are kept, at the most.
 _HISTORY: Final = 200
@@ -122,8 +126,10 @@ def write_fit(
     np.savez(buffer, **arrays)
     atomic_write(folder / "gaussians.npz", buffer.getvalue())
     save_image(folder / "picture.png", np.asarray(picture))
-    curve = plots.png(_convergence(fitted.history, name))
-    atomic_write(folder / "convergence.png", curve)
+    history = _thinned(fitted.history)
+    curve = plots.convergence([{"picture": name, "history": history}])
+    assert curve is not None
+    atomic_write(folder / "convergence.png", plots.png(curve))
     height, width, channels = image.shape
     return {
         "psnr": fitted.psnr if math.isfinite(fitted.psnr) else None,  # equal pictures
@@ -133,7 +139,7 @@ def write_fit(
         "height": height,
         "width": width,
         "channels": channels,
-        "history": _thinned(fitted.history),
+        "history": history,
     }
 
 
@@ -143,10 +149,10 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     Returns:
       The table, in Markdown.
     """
-    rows = [{name: result[name] for name in _COLUMNS} for result in results]
-    mean = {name: _mean([row[name] for row in rows]) for name in _COLUMNS[1:]}
-    lines = [_cells(row.values()) for row in [*rows, {"picture": "mean"} | mean]]
-    text = table(_COLUMNS, lines)
+    columns = ["picture", *_DIGITS]
+    rows = [{name: result[name] for name in columns} for result in results]
+    mean = {name: _mean([row[name] for row in rows]) for name in _DIGITS}
+    text = table(columns, map(_line, [*rows, {"picture": "mean"} | mean]))
     summary = {"config": dataclasses.asdict(config), "mean": mean, "pictures": rows}
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())
@@ -163,23 +169,15 @@ def _thinned(history: dict[str, np.ndarray]) -> dict[str, list[float]]:
     return {name: history[name][chosen].tolist() for name in ("step", "psnr")}
 
 
-def _convergence(history: dict[str, np.ndarray], title: str) -> plots.Figure:
-    """Returns a plot: PSNR against step."""
-    figure, (axes,) = plots.new_figure(size=(6, 4))
-    axes.plot(history["step"], history["psnr"])
-    axes.set(xlabel="step", ylabel="PSNR, dB", title=title)
-    axes.grid(alpha=0.3)
-    return figure
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def _cells(values: Iterable[Any]) -> list[str]:
+def _line(row: dict[str, Any]) -> list[str | None]:
     """Returns a line of the table."""
-    return [f"{x:.4f}" if isinstance(x, float) else literal(x) for x in values]
+    numbers = [fixed(row[name], digits) for name, digits in _DIGITS.items()]
+    return [literal(row["picture"]), *numbers]
 
 
 EXPERIMENT: Final = runner.Experiment(Config, run_picture, summarize)

@@ -1,16 +1,15 @@
 """Results of experiments on disk: found, told apart, and put into groups."""
 
 import dataclasses
-import functools
-import importlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from experiments.runner import METRICS, Experiment
+from experiments.runner import METRICS
+from experiments.tasks import EXPERIMENTS, load_experiment
 
-EXPERIMENTS: Final = ("fit", "representation", "compression", "ablations")
 UNKNOWN: Final = "unknown"
 
 
@@ -61,7 +60,7 @@ def find(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
-    """Returns runs by experiment and settings, without what is there twice.
+    """Returns runs by experiment and settings, in order, without what is there twice.
 
     Pictures of one name that are not the same have the folder in their names.
     """
@@ -79,7 +78,16 @@ def group(runs: Iterable[Run]) -> list[Group]:
                 each[i] = run._replace(result=run.result | {"picture": name})
         found.append(Group(experiment, each[0].settings, tuple(each)))
     order = [*EXPERIMENTS, UNKNOWN]
-    return sorted(found, key=lambda g: order.index(g.experiment))
+    return sorted(
+        found,
+        key=lambda g: (order.index(g.experiment), natural(json.dumps(g.settings))),
+    )
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Returns what sorts 50 before 100."""
+    parts = re.findall(r"\d+|\D+", text)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
@@ -92,29 +100,6 @@ def differing(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def scalars(run: Run) -> dict[str, float]:
-    """Returns the numbers of a result; of its only point, where it has one."""
-    points = run.result.get("points")
-    values = run.result | (points[0] if points and len(points) == 1 else {})
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-@functools.cache
-def load(name: str) -> Experiment | None:
-    """Returns an experiment of `EXPERIMENTS`; None where it is not there."""
-    module = f"experiments.{name}"
-    try:
-        return importlib.import_module(module).EXPERIMENT
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-
-
 def config_of(group: Group, **places: str) -> Any:
     """Returns the configuration that a group was made with.
 
@@ -125,8 +110,7 @@ def config_of(group: Group, **places: str) -> Any:
     Raises:
       TypeError, ValueError: where the settings are of another version.
     """
-    experiment = load(group.experiment)
-    assert experiment is not None
+    experiment = load_experiment(group.experiment)
     names = {field.name for field in dataclasses.fields(experiment.config)}
     places = {name: value for name, value in places.items() if name in names}
     return experiment.config(
@@ -139,11 +123,10 @@ def _experiment(result: dict[str, Any]) -> str:
     settings = {*result["config"]} - {"pixels"}
     distances = {}
     for name in EXPERIMENTS:
-        experiment = load(name)
-        if experiment is not None:
-            fields = {field.name for field in dataclasses.fields(experiment.config)}
-            if settings <= fields:
-                distances[name] = len(fields - settings)
+        config = load_experiment(name).config
+        fields = {field.name for field in dataclasses.fields(config)}
+        if settings <= fields:
+            distances[name] = len(fields - settings)
     return min(distances, key=lambda name: distances[name], default=UNKNOWN)
 
 

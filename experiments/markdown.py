@@ -29,11 +29,12 @@ def signed(value: float | None, digits: int, unit: str = "") -> str | None:
     return None if value is None else f"{value:+,.{digits}f}{unit}"
 
 
-def significant(value: float | None) -> str | None:
-    """Returns a number with three significant digits, 1,234 and 0.00123."""
+def significant(value: float | None, digits: int = 3) -> str | None:
+    """Returns a number with so many significant digits, as 1,234 and 0.00123."""
     if value is None:
         return None
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    whole = abs(value) >= 10 ** (digits - 1)
+    return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 
 def _line(cells: Iterable[str | None]) -> str:

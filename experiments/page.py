@@ -117,13 +117,15 @@ def to_html(title: str, sections: Sequence[Section]) -> bytes:
 
 
 def to_markdown(title: str, sections: Sequence[Section]) -> bytes:
-    """Returns the text of the page, and what its pictures show."""
+    """Returns the text of the page, with captions instead of pictures."""
     lines = [f"# {literal(title)}", ""]
     for section in sections:
         lines += [f"{'#' * section.level} {literal(section.title)}", ""]
         for block in section.blocks:
             if isinstance(block, str):
                 lines += [block.rstrip("\n"), ""]
+            else:
+                lines += [f"- {literal(picture.caption)}" for picture in block] + [""]
     return "\n".join(lines).encode("utf-8", "backslashreplace")
 
 

@@ -10,7 +10,8 @@ import matplotlib.figure
 import numpy as np
 
 from experiments import rate_distortion as rd
-from experiments.found import Group, scalars
+from experiments.found import Group
+from experiments.records import scalars
 
 Figure = matplotlib.figure.Figure
 
@@ -196,7 +197,8 @@ def by_settings(groups: Sequence[Group], names: Sequence[str]) -> Figure | None:
     """
     numeric = [n for n in names if all(_number(g.settings.get(n)) for g in groups)]
     means = [
-        rd.mean(scalars(run).get("psnr") for run in group.runs) for group in groups
+        rd.mean(scalars(run.result).get("psnr") for run in group.runs)
+        for group in groups
     ]
     psnr = [value for value in means if value is not None]
     if not numeric or len(psnr) < len(groups):

@@ -13,6 +13,8 @@ from typing import Any, Final
 import bjontegaard
 import numpy as np
 
+from experiments.config import numbers
+
 Point = dict[str, Any]
 Result = dict[str, Any]
 
@@ -184,6 +186,18 @@ def _nearest(result: Result, codec: str, setting: float) -> Point | None:
     theirs = [p for p in result["points"] if p["codec"] == codec]
     nearest = min(theirs, key=ratio, default=None)
     return nearest if nearest is not None and ratio(nearest) <= LIKE_RATES else None
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Returns the bounds that a flag says as LOW,HIGH, in bits per pixel.
+
+    Raises:
+      ValueError: where it does not.
+    """
+    ends = numbers("range", text)
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+        raise ValueError(f"range: expected LOW,HIGH, in this order, got {text!r}")
+    return ends[0], ends[1]
 
 
 def published(path: str | Path) -> dict[str, dict[str, Any]]:

@@ -1,10 +1,21 @@
-"""Results as JSON files."""
+"""Results as JSON files, and the numbers in them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from gi_jax.images import atomic_write
+
+
+def scalars(result: dict[str, Any]) -> dict[str, float]:
+    """Returns the numbers of a metrics.json; of its only point, where it has one."""
+    points = result.get("points")
+    values = result | (points[0] if points and len(points) == 1 else {})
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -17,8 +17,8 @@ What the columns are:
   FPS: 1 / the median seconds from parameters to picture, after a warm-up; a frame ends
     when it is there.
   memory: the device's peak during the fit, where JAX reports one and it was reached in
-    this fit; else (*XLA*) what XLA allots to one rendering with its gradient, data
-    included.
+    this fit, mean over the pictures of which it is known; else (*XLA*) what XLA allots
+    to one rendering with its gradient, data included.
   parameters: numbers that are fitted.
 """
 
@@ -35,7 +35,7 @@ import numpy as np
 
 import gi_jax as gi
 from experiments import fit, plots, runner
-from experiments.config import choices, integers, setting
+from experiments.config import check_least, choices, integers, setting
 from experiments.markdown import fixed, table
 from experiments.measure import (
     allotted_bytes,
@@ -70,7 +70,6 @@ _QUANTITIES: Final = (
     "seconds",
     "compile_seconds",
     "frames_per_second",
-    "memory_bytes",
     "parameters",
 )
 
@@ -91,10 +90,7 @@ class Config:
     def __post_init__(self) -> None:
         self.points()
         check_crop(self.crop)
-        for name, low in ("repeats", 1), ("seed", 0):
-            value = getattr(self, name)
-            if value < low:
-                raise ValueError(f"{name}: expected at least {low}, got {value}")
+        check_least(self, repeats=1, seed=0)
 
     def points(self) -> list[dict[str, Any]]:
         """Returns what is fitted to each picture: preset, num_gaussians, steps."""
@@ -224,13 +220,17 @@ def _mean_row(kind: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, A
         for point in points
         if all(point[key] == value for key, value in kind.items())
     ]
-    memories = {found["memory_is"] for found in of_pictures}
+    # Peaks of a device and what XLA allots are two things: no mean is of both.
+    known = {found["memory_is"] for found in of_pictures}
+    memory_is = "device" if "device" in known else "XLA"
+    memories = [p["memory_bytes"] for p in of_pictures if p["memory_is"] == memory_is]
     return {
         "method": kind["preset"],
         **kind,
         "pictures": len(of_pictures),
         **{key: mean(found[key] for found in of_pictures) for key in _QUANTITIES},
-        "memory_is": " and ".join(sorted(memories)),
+        "memory_bytes": mean(memories),
+        "memory_is": memory_is,
     }
 
 
@@ -250,7 +250,7 @@ def _line(row: dict[str, Any]) -> list[str | None]:
         fixed(row.get("compile_seconds"), 1),
         fixed(row["frames_per_second"], 1),
         mebibytes,
-        fixed(row["parameters"] / 1e3, 0),
+        fixed(row["parameters"] / 1e3, 1),
     ]
 
 

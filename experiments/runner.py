@@ -24,6 +24,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import statistics
 import sys
 import time
@@ -46,6 +47,9 @@ flags.disclaim_key_flags()
 PLACES: Final = frozenset({"images", "workdir"})
 
 METRICS: Final = "metrics.json"
+
+# What bytes of names become that are no text.
+_NO_TEXT: Final = re.compile("[\ud800-\udfff]")
 
 _PACE: Final = 5  # Pictures: the last ones say how long the others will take.
 
@@ -70,14 +74,18 @@ def find_pictures(pattern: str) -> list[Path]:
     """Returns the files that a pattern matches, sorted.
 
     Raises:
-      ValueError: where there are none, or two would share a folder of results.
+      ValueError: where there are none, or two would share a folder of results, or a
+        name cannot be printed.
     """
     names = sorted(glob.glob(pattern, recursive=True))
     paths = [path for path in map(Path, names) if path.is_file()]
+    odd = [ascii(path.name) for path in paths if _NO_TEXT.search(path.stem)]
     stems = [path.stem for path in paths]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if not paths:
         raise ValueError(f"images: no file matches {pattern!r}")
+    if odd:
+        raise ValueError(f"images: names that are not UTF-8: {', '.join(odd)}")
     if twice:
         raise ValueError(f"images: two pictures of the same name: {', '.join(twice)}")
     return paths
@@ -123,9 +131,10 @@ def main(experiment: Experiment) -> None:
 
     def run_flags(config):
         try:
-            return min(run(experiment, config), 1)
+            find_pictures(config.images)
         except ValueError as error:
             raise app.UsageError(str(error)) from error
+        return min(run(experiment, config), 1)
 
     run_script(experiment.config, run_flags)
 
@@ -151,13 +160,11 @@ def settings_of(
 def read_finished(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the content of metrics.json where it is of these settings, else None."""
     file = folder / METRICS
-    if not file.exists():
-        return None
-    finished = json.loads(file.read_bytes())
-    if finished["fingerprint"] == fingerprint(settings):
-        return finished
-    file.unlink()  # It is of other settings, and the other files are next.
-    return None
+    finished = _read_if_of(file, settings)
+    if finished is None:
+        # It is of other settings, or none; and the other files are next.
+        file.unlink(missing_ok=True)
+    return finished
 
 
 def part(
@@ -170,14 +177,22 @@ def part(
       settings: all that decides the result.
       compute: returns plain data.
     """
-    identity = fingerprint(settings)
-    if file.exists():
-        stored = json.loads(file.read_bytes())
-        if stored["fingerprint"] == identity:
-            return stored["values"]
+    stored = _read_if_of(file, settings)
+    if stored is not None:
+        return stored["values"]
     values = compute()
-    write_json(file, {"fingerprint": identity, "values": values})
+    write_json(file, {"fingerprint": fingerprint(settings), "values": values})
     return values
+
+
+def _read_if_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns what is in a file where it is of these settings; None if it is broken."""
+    try:
+        stored = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    known = isinstance(stored, dict) and stored.get("fingerprint")
+    return stored if known == fingerprint(settings) else None
 
 
 def write_finished(

@@ -20,6 +20,9 @@ from absl import app, flags
 from experiments.config import define_flags, fingerprint, from_flags
 from experiments.runner import PLACES, Experiment
 
+# Modules of this folder.
+EXPERIMENTS: Final = ("fit", "representation", "compression", "ablations")
+
 _FOLDER_NAME: Final = re.compile(r"[\w.,=+-]{1,100}", re.ASCII)
 
 
@@ -45,13 +48,9 @@ def load_experiment(name: str) -> Experiment:
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name != module_name:
             raise  # It is there, and lacks something itself.
-        files = Path(__file__).parent.glob("*.py")
-        known = sorted(
-            file.stem for file in files if "\nEXPERIMENT" in file.read_text()
-        )
         raise ValueError(
-            f"experiment: expected one of {', '.join(known)}, or a module with an "
-            f"EXPERIMENT, got {name!r}"
+            f"experiment: expected one of {', '.join(EXPERIMENTS)}, or a module with "
+            f"an EXPERIMENT, got {name!r}"
         ) from error
 
 

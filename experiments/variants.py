@@ -129,12 +129,12 @@ CODINGS: Final = {
         commitment=0.0,
     ),
     "uniform6": Coding(
-        "colours of 6 bits instead of residual VQ",
+        "colours of 6 bits instead of residual VQ (rate estimated)",
         {"quality": -0.159, "rate": 7.02},
         color_bits=6,
     ),
     "uniform8": Coding(
-        "colours of 8 bits instead of residual VQ",
+        "colours of 8 bits instead of residual VQ (rate estimated)",
         {"quality": -0.195, "rate": 11.69},
         color_bits=8,
     ),

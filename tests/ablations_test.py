@@ -194,7 +194,10 @@ def test_variants_start_alike():
         ({"table": "compression", "rows": "alpha"}, "rows: expected some of base,no_c"),
         ({"num_gaussians": "0"}, "num_gaussians: expected at least 1"),
         ({"steps": 0}, "steps: expected at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate: expected above 0"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a number over 0"),
+        ({"learning_rate": np.inf}, "learning_rate: expected a number over 0"),
+        ({"rows": "l1,l1"}, "rows: expected each once"),
+        ({"seed": -1}, "seed: expected at least 0"),
         ({"crop": "1:2"}, "crop: expected ROWS,COLUMNS"),
     ],
 )

@@ -99,10 +99,14 @@ def test_files_that_cannot_be_drawn(tmp_path):
     np.savez(tmp_path / "other.npz", a=[1])
     with pytest.raises(ValueError, match=r"other\.npz: expected arrays of Gaussians"):
         ellipses.run(tmp_path / "other.npz", config)
-    (tmp_path / "bad.npz").write_bytes(b"no zip")
-    with pytest.raises(ValueError, match=r"bad\.npz: expected arrays of Gaussians"):
-        ellipses.run(tmp_path / "bad.npz", config)
+    (tmp_path / "bad.gi").write_bytes(b"no file of Gaussians")
+    with pytest.raises(ValueError, match=r"bad\.gi: expected a \.gi file"):
+        ellipses.run(tmp_path / "bad.gi", config)
     np.savez(tmp_path / "good.npz", **TILTED._asdict())
+    for data in (b"no zip", b"", (tmp_path / "good.npz").read_bytes()[:300]):
+        (tmp_path / "bad.npz").write_bytes(data)
+        with pytest.raises(ValueError, match=r"bad\.npz: expected arrays of Gaussian"):
+            ellipses.run(tmp_path / "bad.npz", config)
     with pytest.raises(ValueError, match="not known without --image"):
         ellipses.run(tmp_path / "good.npz", config)
     save_image(tmp_path / "photo.png", photo(40, 48))

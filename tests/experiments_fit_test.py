@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from absl import app, flags
 from skimage import data
 
 import gi_jax as gi
-from experiments import config, fit, runner
+from experiments import config, fit, plots, runner
 from gi_jax import images, metrics
 
 PHOTO = data.astronaut()[60:93, 190:231]  # 33x41
@@ -92,10 +93,10 @@ def test_writes_a_folder_per_picture_and_a_summary(fits, settings, tmp_path, cap
     assert json.loads((tmp_path / "out" / "failures.json").read_text()) == {}
     progress, table = capsys.readouterr().out.split("| picture", 1)
     assert re.fullmatch(
-        r"1/2 color: \d+\.\d s, 00:0\d left\n2/2 grey: \d+\.\d s, 00:00 left\n",
+        r"1/2 color: \d+\.\d s, \d\d:\d\d left\n2/2 grey: \d+\.\d s, 00:00 left\n",
         progress,
     )
-    assert "| grey | 20.0000 |" in table
+    assert "| grey | 20.00 |" in table
     assert (tmp_path / "out" / "summary.md").read_text() in f"| picture{table}"
 
 
@@ -113,6 +114,17 @@ def test_finished_pictures_are_skipped(fits, settings, tmp_path):
     assert len(fits) == 4
     run(dataclasses.replace(settings, seed=1))
     assert len(fits) == 6
+
+
+def test_broken_results_are_made_anew(fits, settings, tmp_path):
+    run(settings)
+    file = tmp_path / "out" / "grey" / "metrics.json"
+    whole = file.read_text()
+    for text in ("", whole[:50], "[]", "{}"):
+        file.write_text(text)
+        assert run(settings) == 0
+        assert json.loads(file.read_text()) == json.loads(whole)
+    assert len(fits) == 2 + 4
 
 
 def test_one_bad_picture_fails_alone(fits, settings, tmp_path, capsys):
@@ -143,6 +155,9 @@ def test_pictures_that_cannot_be_told_apart(fits, settings, tmp_path):
     images.save_image(tmp_path / "in" / "grey.bmp", PHOTO)
     with pytest.raises(ValueError, match="two pictures of the same name: grey"):
         run(settings)
+    (tmp_path / "in" / "grey.bmp").rename(tmp_path / os.fsdecode(b"in/\xff.bmp"))
+    with pytest.raises(ValueError, match=r"names that are not UTF-8: .*udcff\.bmp"):
+        run(settings)
     with pytest.raises(ValueError, match="no file matches"):
         run(dataclasses.replace(settings, images=f"{tmp_path}/nothing/*.png"))
     assert fits == []
@@ -152,10 +167,10 @@ def test_no_metrics_without_everything_else(fits, settings, tmp_path, monkeypatc
     """A picture counts as finished only when all its files are there."""
     run(settings)
 
-    def full(history, title):
+    def full(results):
         raise OSError("disk full")
 
-    monkeypatch.setattr(fit, "_convergence", full)
+    monkeypatch.setattr(plots, "convergence", full)
     assert run(dataclasses.replace(settings, steps=4)) == 2
     assert not list(tmp_path.glob("out/*/metrics.json"))
 

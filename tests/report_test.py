@@ -185,6 +185,7 @@ def test_where_there_is_nothing_to_report(tmp_path, folder):
         ({"pictures": -1}, "pictures: expected at least 0"),
         ({"side": 1}, "side: expected at least 16"),
         ({"output": "report.pdf"}, r"output: expected a name in \.html"),
+        ({"range": "2,1"}, "range: expected LOW,HIGH"),
         ({"published": "/nothing"}, "published: /nothing: expected JSON"),
     ],
 )
@@ -214,9 +215,10 @@ def test_groups_are_of_the_same_settings():
         run_of("b", {"steps": 1, "pixels": "y"}),
         run_of("a", {"steps": 1, "pixels": "x"}, folder=Path("copy")),
         run_of("a", {"steps": 1, "pixels": "z"}, folder=Path("g")),
-        run_of("a", {"steps": 2, "pixels": "x"}),
+        run_of("a", {"steps": 10, "pixels": "x"}),
     ]
-    one, two = found.group(runs)
+    one, two = found.group([runs[-1], *runs])
+    assert [group.settings["steps"] for group in (one, two)] == [1, 10]
     assert [run.result["picture"] for run in one.runs] == ["a (f)", "b", "a (g)"]
     assert found.differing([one, two]) == ["steps"] and len(two.runs) == 1
 

@@ -87,7 +87,7 @@ def test_results_of_a_sweep_are_rows_of_one_table(config, tmp_path):
     def result(picture, count, psnr):
         point = dict.fromkeys(representation._QUANTITIES, 1.0) | {"psnr": psnr}
         point |= {"preset": "fast", "num_gaussians": count, "steps": 10}
-        point |= {"memory_is": "XLA"}
+        point |= {"memory_bytes": 1, "memory_is": "XLA"}
         return {"picture": picture, "device": "cpu", "points": [point]}
 
     results = [result("a", 20, 20.0), result("b", 20, 22.0), result("a", 30, 25.0)]
@@ -101,6 +101,7 @@ def test_results_of_a_sweep_are_rows_of_one_table(config, tmp_path):
     ("flags", "message"),
     [
         ({"num_gaussians": "3,x"}, "num_gaussians: expected integers"),
+        ({"num_gaussians": "50,50"}, "num_gaussians: expected each once"),
         ({"presets": "fast,slow"}, "presets: expected some of fast,paper"),
         ({"presets": ""}, "presets: expected some of"),
         ({"steps": "0"}, "steps: expected at least 1"),
@@ -121,6 +122,20 @@ def test_a_peak_is_that_of_a_context_only_where_it_rose(monkeypatch):
     with measure.peak_memory() as second:
         pass
     assert (first.bytes, second.bytes) == (300, None)
+
+
+def test_no_mean_is_of_two_kinds_of_memory():
+    kind = {"preset": "fast", "num_gaussians": 5, "steps": 3}
+    values = dict.fromkeys(representation._QUANTITIES, 1.0)
+    memories = [(700, "device"), (20, "XLA"), (900, "device")]
+    points = [
+        kind | values | {"memory_bytes": size, "memory_is": what}
+        for size, what in memories
+    ]
+    row = representation._mean_row(kind, points)
+    assert (row["memory_bytes"], row["memory_is"]) == (800, "device")
+    row = representation._mean_row(kind, points[1:2])
+    assert (row["memory_bytes"], row["memory_is"]) == (20, "XLA")
 
 
 def test_seconds_of_compilations_are_counted():

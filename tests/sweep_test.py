@@ -215,6 +215,15 @@ def test_any_scheduler_by_its_address(pictures, tmp_path, capsys, monkeypatch):
     ]
 
 
+def test_means_of_a_setting_are_of_its_only_point():
+    results = [
+        {"picture": "a", "psnr": None, "points": [{"psnr": 20.0, "preset": "fast"}]},
+        {"picture": "b", "points": [{"psnr": 30.0, "extra": 1}]},
+    ]
+    assert sweep._means(results) == {"pictures": 2, "psnr": 25.0}
+    assert sweep._means([]) == {"pictures": 0}
+
+
 def test_one_task_given_to_two_workers_is_done_once(pictures, tmp_path):
     configs = {"": sweep_experiment.Config("", str(tmp_path), seconds=0.1)}
     (path,) = Path(pictures(a="go")).parent.iterdir()

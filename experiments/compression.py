@@ -133,7 +133,11 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
 
     points, files = [], {}
     for job in _jobs(pixels, config):
-        data, point = _measure(job, pixels, folder, known.get((job.codec, job.setting)))
+        key = job.codec, job.setting
+        # Our files take minutes: a run that was killed goes on after the last one.
+        identity = {name: settings[name] for name in ("effort", "seed", "pixels")}
+        identity["file"] = key
+        data, point = _measure(job, pixels, folder, identity, known.get(key))
         points.append(point)
         files[_key(point)] = functools.partial(job.decode, data)
     panels = [
@@ -177,7 +181,11 @@ def _jobs(pixels: np.ndarray, config: Config) -> Iterator[_Job]:
 
 
 def _measure(
-    job: _Job, pixels: np.ndarray, folder: Path, known: rd.Point | None
+    job: _Job,
+    pixels: np.ndarray,
+    folder: Path,
+    identity: dict[str, Any],
+    known: rd.Point | None,
 ) -> tuple[bytes, rd.Point]:
     """Encodes and decodes.
 
@@ -185,21 +193,31 @@ def _measure(
       job: what to do.
       pixels: the picture, [H, W, 3] uint8.
       folder: for the file, where it is kept.
+      identity: all that decides what is in the file.
       known: what was measured of the file before, if it was.
 
     Returns:
       The file, and what is to be said of it.
     """
     file = folder / job.name if job.name else None
-    if known and file and file.exists():
-        data = file.read_bytes()
-        times = {"encode_seconds": known["encode_seconds"]}
+    if file is None:
+        data, times = _encoded(job)
     else:
-        with count_compilations() as compilations:
-            data, seconds = _timed(job.encode)
-        times = {"encode_seconds": seconds, "warm_encode_seconds": seconds}
-        if compilations.count:
-            _, times["warm_encode_seconds"] = _timed(job.encode)
+
+        def make() -> dict[str, Any]:
+            data, times = _encoded(job)
+            atomic_write(file, data)
+            return times
+
+        record = file.with_name(f"{file.name}.json")
+        if not file.exists():
+            record.unlink(missing_ok=True)
+        elif known:
+            runner.write_part(
+                record, identity, {"encode_seconds": known["encode_seconds"]}
+            )
+        times = runner.part(record, identity, make)
+        data = file.read_bytes()
     decode = functools.partial(job.decode, data)
     picture, times["decode_seconds"] = _timed(decode)
     times["warm_decode_seconds"] = time_runs(decode, _REPEATS)["milliseconds"] / 1e3
@@ -215,12 +233,21 @@ def _measure(
         **times,
     }
     if file:
-        atomic_write(file, data)
         info = gi.file_info(data)
         # Ideal lengths by what symbols say, where the codec tells; else of sections.
         bits = getattr(info, "symbol_bits", info.bits_per_gaussian)
         point |= {"file": file.name, "num_gaussians": info.num_gaussians, "bits": bits}
     return data, point
+
+
+def _encoded(job: _Job) -> tuple[bytes, dict[str, Any]]:
+    """Returns a file, and the seconds that it took."""
+    with count_compilations() as compilations:
+        data, seconds = _timed(job.encode)
+    times = {"encode_seconds": seconds, "warm_encode_seconds": seconds}
+    if compilations.count:
+        _, times["warm_encode_seconds"] = _timed(job.encode)
+    return data, times
 
 
 def _timed(function: Callable[[], Any]) -> tuple[Any, float]:

@@ -181,8 +181,13 @@ def part(
     if stored is not None:
         return stored["values"]
     values = compute()
-    write_json(file, {"fingerprint": fingerprint(settings), "values": values})
+    write_part(file, settings, values)
     return values
+
+
+def write_part(file: Path, settings: dict[str, Any], values: dict[str, Any]) -> None:
+    """Writes what `part` will find there."""
+    write_json(file, {"fingerprint": fingerprint(settings), "values": values})
 
 
 def _read_if_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -57,6 +57,20 @@ def test_what_is_done_is_not_done_again(workdir):
     assert metrics(workdir) == before
 
 
+def test_a_run_that_was_killed_encodes_what_it_had_not(workdir):
+    config = results.compression_config(workdir.parent)
+    before, folder = metrics(workdir), workdir / "noise"
+    (folder / "metrics.json").unlink()
+    (folder / "0.4.gi").unlink()
+    path = Path(config.images).parent / "noise.png"
+    with results.quick_encoder() as asked:
+        again = compression.run_picture(path, folder, config)
+    assert asked == [0.4]
+    assert [p["bytes"] for p in again["points"]] == [
+        p["bytes"] for p in before["points"]
+    ]
+
+
 def test_results_from_before_warm_times_are_completed(workdir, tmp_path):
     config = results.compression_config(tmp_path)
     with results.quick_encoder():

@@ -182,8 +182,9 @@ def _encoding_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _encode(args: argparse.Namespace) -> int:
     import gi_jax as gi
-    from gi_jax import images, metrics
+    from gi_jax import images, metrics, program_cache
 
+    program_cache.keep_programs()
     progress = sys.stderr.isatty() and not args.json
     settings = _encoding_settings(args)
     to_bytes = gi.encode if args.codec == "gaussians" else gi.encode_paper
@@ -216,7 +217,9 @@ def _encode(args: argparse.Namespace) -> int:
 
 def _decode(args: argparse.Namespace) -> int:
     import gi_jax as gi
-    from gi_jax import images
+    from gi_jax import images, program_cache
+
+    program_cache.keep_programs()
 
     def decode(job: _Job) -> dict[str, Any]:
         start = time.perf_counter()

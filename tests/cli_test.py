@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from skimage import data
 
 import gi_jax as gi
-from gi_jax import cli, images
+from gi_jax import cli, images, program_cache
 
 PHOTO = data.astronaut()[60:100, 190:238]  # 40x48, with detail
 
@@ -100,7 +101,29 @@ def test_the_module_and_its_help_need_no_jax():
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
-def test_the_real_command(tmp_path):
+@pytest.fixture
+def no_cache():
+    name = "jax_compilation_cache_dir"
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update(name, None)
+    yield
+    jax.config.update(name, before)
+
+
+def test_compiled_programs_are_kept(no_cache, tmp_path, monkeypatch):
+    def folder_with(home):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        program_cache.keep_programs()
+        return jax.config.jax_compilation_cache_dir
+
+    (tmp_path / "file").touch()
+    assert folder_with(tmp_path / "file") is None  # Nothing can lie there.
+    assert folder_with(tmp_path) == str(tmp_path / "gi_jax")
+    assert folder_with(tmp_path / "other") == str(tmp_path / "gi_jax")  # As it was set.
+
+
+def test_the_real_command(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert _subprocess("--version").stdout.startswith("gi_jax ")
     wrong = _subprocess("encode", "--steps=0", "a.png")
     assert wrong.returncode == 2

@@ -32,6 +32,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib import ticker
 
 import gi_jax as gi
 from experiments import fit, plots, runner
@@ -275,6 +276,10 @@ def _plot(rows: list[dict[str, Any]]) -> plots.Figure:
             PUBLISHED[key], PUBLISHED["psnr"], "*", color="black", label="published"
         )
         axes.set(xlabel=label, ylabel="PSNR, dB", xscale="log")
+        # A label at 1 and 3 of each decade, where those of all lines would overlap.
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.grid(alpha=0.3)
     by_number.legend(fontsize="small")
     return figure

@@ -65,11 +65,9 @@ _NUM_GAUSSIANS: Final = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runner.Places):
     """What to compare, how, and where the results go."""
 
-    images: str = setting(help="pattern of picture files; ** crosses folders")
-    workdir: str = setting(help="folder for the results, made if it does not exist")
     table: Literal["representation", "compression"] = setting(
         "representation", help="table 3 or table 4 of the paper"
     )
@@ -128,7 +126,6 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
 
     def part(name: str, count: int, compute: Callable) -> dict[str, Any]:
         place = folder / f"{name}-{count}"
-        place.mkdir(parents=True, exist_ok=True)
         point = {"row": name, "num_gaussians": count}
         decisive = common | point
         if compute is _fit:  # What follows it may change without another fit.

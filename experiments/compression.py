@@ -42,11 +42,9 @@ _REPEATS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runner.Places):
     """What to compress, how, and where the results go."""
 
-    images: str = setting(help="pattern of picture files; ** crosses folders")
-    workdir: str = setting(help="folder for the results, made if it does not exist")
     steps: str = setting(
         "0.13,0.19,0.27,0.39,0.56", help="quantization steps D of our files, by commas"
     )

@@ -15,7 +15,7 @@ import dataclasses
 import io
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -27,17 +27,16 @@ from experiments import plots, runner
 from experiments.config import check_least, fingerprint, setting
 from experiments.markdown import fixed, literal, table
 from experiments.pictures import CROP_HELP, check_crop, load_crop
+from experiments.rate_distortion import mean_of_all
 from experiments.records import write_json
 from gi_jax.images import atomic_write, save_image
 from gi_jax.metrics import ms_ssim, round_to_8_bits
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runner.Places):
     """What to fit, how, and where the results go."""
 
-    images: str = setting(help="pattern of picture files; ** crosses folders")
-    workdir: str = setting(help="folder for the results, made if it does not exist")
     num_gaussians: int = setting(10_000, help="Gaussians per picture")
     steps: int = setting(500, help="steps of the fit")
     preset: Literal["fast", "paper"] = setting("fast", help="recipe of the fit")
@@ -151,7 +150,7 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
     """
     columns = ["picture", *_DIGITS]
     rows = [{name: result[name] for name in columns} for result in results]
-    mean = {name: _mean([row[name] for row in rows]) for name in _DIGITS}
+    mean = {name: mean_of_all(row[name] for row in rows) for name in _DIGITS}
     text = table(columns, map(_line, [*rows, {"picture": "mean"} | mean]))
     summary = {"config": dataclasses.asdict(config), "mean": mean, "pictures": rows}
     write_json(workdir / "summary.json", summary)
@@ -167,11 +166,6 @@ def _thinned(history: dict[str, np.ndarray]) -> dict[str, list[float]]:
     places = np.linspace(0, len(finite) - 1, min(_HISTORY, len(finite)))
     chosen = finite[places.round().astype(int)]
     return {name: history[name][chosen].tolist() for name in ("step", "psnr")}
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
 def _line(row: dict[str, Any]) -> list[str | None]:

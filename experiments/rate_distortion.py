@@ -114,6 +114,12 @@ def mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """Returns the mean of numbers; None where one is not there."""
+    values = [*values]
+    return None if None in values else mean(values)
+
+
 def means(results: Sequence[Result], codec: str) -> list[Point]:
     """Returns the mean over pictures of a codec's points, for each of its settings."""
     rows = []

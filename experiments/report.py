@@ -158,17 +158,11 @@ def _overview(groups: Sequence[found.Group], names: Sequence[str]) -> str:
     rows = []
     for group, each in zip(groups, values):
         settings = [literal(group.settings.get(name)) for name in names]
-        means = [_mean(row.get(name) for row in each) for name in columns]
+        means = [rd.mean_of_all(row.get(name) for row in each) for name in columns]
         rows.append([*settings, f"{len(each)}", *map(_number, means)])
     return "Means over the pictures of each setting\n\n" + table(
         map(literal, [*names, "pictures", *columns]), rows
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Returns the mean, where all of them are there."""
-    values = [*values]
-    return None if None in values else rd.mean(values)
 
 
 def _number(value: float | None) -> str | None:

@@ -76,11 +76,9 @@ _QUANTITIES: Final = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(runner.Places):
     """What to fit, how, and where the results go."""
 
-    images: str = setting(help="pattern of picture files; ** crosses folders")
-    workdir: str = setting(help="folder for the results, made if it does not exist")
     num_gaussians: str = setting("70000", help="Gaussians per picture, by commas")
     presets: str = setting("fast", help="recipes, by commas: fast, paper")
     steps: str = setting("500", help="budgets of the fits in steps, by commas")
@@ -125,7 +123,6 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     points = []
     for point in config.points():
         place = folder / f"{point['preset']}-{point['num_gaussians']}-{point['steps']}"
-        place.mkdir(parents=True, exist_ok=True)
         compute = functools.partial(_measure_fit, place, path.stem, image, config)
         compute = functools.partial(compute, **point)
         points.append(runner.part(place / "fit.json", common | point, compute))

@@ -3,7 +3,7 @@
 An experiment is a module with
 
     @dataclasses.dataclass(frozen=True)
-    class Config: ...  # `images` and `workdir`, and what changes the results
+    class Config(runner.Places): ...  # what changes the results
 
     def run_picture(path: Path, folder: Path, config: Config) -> dict: ...
 
@@ -37,14 +37,22 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from experiments.config import fingerprint, run_script
+from experiments.config import fingerprint, run_script, setting
 from experiments.records import write_json
 
 # Flags defined through here belong to the calling script, and so to its --help.
 flags.disclaim_key_flags()
 
-# Fields of every Config that do not change the result for a picture.
-PLACES: Final = frozenset({"images", "workdir"})
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """What every Config begins with; it does not change the result for a picture."""
+
+    images: str = setting(help="pattern of picture files; ** crosses folders")
+    workdir: str = setting(help="folder for the results, made if it does not exist")
+
+
+PLACES: Final = frozenset(field.name for field in dataclasses.fields(Places))
 
 METRICS: Final = "metrics.json"
 
@@ -173,13 +181,15 @@ def part(
     """Returns a part of a picture's results, computed now or in a run that was killed.
 
     Args:
-      file: JSON; written last, where it is not there or of other settings.
+      file: JSON; written last, where it is not there or of other settings. Its
+        folder is made before.
       settings: all that decides the result.
       compute: returns plain data.
     """
     stored = _read_if_of(file, settings)
     if stored is not None:
         return stored["values"]
+    file.parent.mkdir(parents=True, exist_ok=True)
     values = compute()
     write_part(file, settings, values)
     return values

@@ -11,7 +11,7 @@ squares: no determinant is ever formed from a difference of large numbers.
 """
 
 import math
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -203,3 +203,20 @@ def _bounded(sigma: jax.Array) -> jax.Array:
 
 def _symmetric(xx: jax.Array, xy: jax.Array, yy: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack([xx, xy], -1), jnp.stack([xy, yy], -1)], -2)
+
+
+def where_rows(rows: jax.Array, new: Any, old: Any) -> Any:
+    """Takes the marked rows of a pytree from `new`, the others from `old`.
+
+    Args:
+      rows: [N] bool.
+      new: a pytree.
+      old: one of the same structure; its leaves without N rows stay as they are.
+    """
+
+    def choose(a, b):
+        if a.ndim == 0 or a.shape[0] != rows.shape[0]:
+            return b
+        return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(choose, new, old)

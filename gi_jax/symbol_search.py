@@ -31,7 +31,7 @@ from gi_jax.coding.rates import rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import SensitivityParams, Symbols, sensitivity_matched
 from gi_jax.coding.sensitivity_codec import quantized_mean
 from gi_jax.fitting.densification import unborn
-from gi_jax.fitting.fit_step import FitState, where_rows
+from gi_jax.fitting.fit_step import FitState
 from gi_jax.fitting.rate_distortion import (
     Schedule,
     fit_schedule,
@@ -41,7 +41,7 @@ from gi_jax.fitting.rate_distortion import (
     settle_schedule,
     start_fit,
 )
-from gi_jax.gaussians import Cholesky
+from gi_jax.gaussians import Cholesky, where_rows
 from gi_jax.rendering.rasterize import Implementation
 
 # Sweeps of descent between two estimates of what symbols cost.
@@ -246,18 +246,6 @@ def _make_programs(image_shape, capacity, implementation):
     image_size = image_shape[:2]
     quantizer = sensitivity_matched(image_size, 1.0)
 
-    def make_step(size, schedule, level):
-        return make_rate_step(
-            capacity,
-            image_shape,
-            size,
-            schedule,
-            scale=level.scale,
-            mask=level.mask,
-            trade_off=TRADE_OFF,
-            implementation=implementation,
-        )
-
     @jax.jit
     def start(key, target):
         return start_fit(key, target, capacity, implementation)
@@ -269,7 +257,16 @@ def _make_programs(image_shape, capacity, implementation):
 
     @jax.jit
     def advance(state, level, size, schedule: Schedule, held, steps):
-        fit_step = make_step(size, schedule, level)
+        fit_step = make_rate_step(
+            capacity,
+            image_shape,
+            size,
+            schedule,
+            scale=level.scale,
+            mask=level.mask,
+            trade_off=TRADE_OFF,
+            implementation=implementation,
+        )
         pixels = jnp.sum(level.mask) * image_shape[2]
 
         # Metrics are those of whole pictures: here the mean is missing.

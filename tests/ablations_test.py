@@ -12,8 +12,7 @@ from experiments import ablation_tables, ablations, runner, variants
 from experiments.alpha_blending import OpaqueGaussians
 from gi_jax import fit, images, metrics
 from gi_jax.fitting.fit_step import QuantizerState
-from gi_jax.rendering import rasterize
-from tests.helpers import photo
+from tests.helpers import photo, stamp
 
 SIZE = (24, 32)
 
@@ -21,11 +20,8 @@ SIZE = (24, 32)
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A photo, and a configuration for it that compiles quickly."""
-    images.save_image(tmp_path / "stamp.png", photo(*SIZE))
-    monkeypatch.setattr(rasterize, "_choose", lambda implementation: "dense")
     return ablations.Config(
-        images=f"{tmp_path}/*.png",
-        workdir=f"{tmp_path}/out",
+        **stamp(tmp_path, SIZE, monkeypatch),
         num_gaussians="20",
         steps=2,
         fine_tuning_steps=2,

@@ -26,6 +26,8 @@ from gi_jax.gaussians import (
     to_cholesky,
     to_rotation_scale,
 )
+from gi_jax.images import save_image
+from gi_jax.rendering import rasterize as choosing
 
 KODAK = Path(__file__).parents[2] / "shared" / "data" / "kodak"
 
@@ -133,3 +135,14 @@ def assert_close_as_vectors(actual, expected, tolerance: float) -> None:
             continue
         assert np.linalg.norm(a - b) <= tolerance * norm
         assert a @ b >= (1 - tolerance) * np.linalg.norm(a) * norm
+
+
+def stamp(folder, size, monkeypatch):
+    """Writes a photo, and has all pictures drawn by what compiles quickly.
+
+    Returns:
+      What experiments are told of places.
+    """
+    save_image(folder / "stamp.png", photo(*size))
+    monkeypatch.setattr(choosing, "_choose", lambda implementation: "dense")
+    return {"images": f"{folder}/*.png", "workdir": f"{folder}/out"}

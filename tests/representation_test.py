@@ -10,8 +10,7 @@ import pytest
 import gi_jax as gi
 from experiments import measure, representation, runner
 from gi_jax import images, metrics
-from gi_jax.rendering import rasterize
-from tests.helpers import photo
+from tests.helpers import photo, stamp
 
 SIZE = (24, 32)
 
@@ -19,11 +18,8 @@ SIZE = (24, 32)
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     """A photo, and a configuration for it that compiles quickly."""
-    images.save_image(tmp_path / "stamp.png", photo(*SIZE))
-    monkeypatch.setattr(rasterize, "_choose", lambda implementation: "dense")
     return representation.Config(
-        images=f"{tmp_path}/*.png",
-        workdir=f"{tmp_path}/out",
+        **stamp(tmp_path, SIZE, monkeypatch),
         num_gaussians="30,20",
         presets="paper,fast",
         steps="10",

@@ -36,7 +36,7 @@ from gi_jax.coding.exact_tables import (
     tables,
 )
 from gi_jax.coding.sensitivity import Symbols, color_transform, nearest_points
-from gi_jax.gaussians import RotationScale
+from gi_jax.gaussians import RotationScale, where_rows
 from gi_jax.rendering.rasterize import Implementation, rasterize
 
 # Where Gaussians without colour are drawn: no tile sees them, pixels.
@@ -184,7 +184,7 @@ def _sweep(canvas, step, bits, weight, state):
     accepted, delta = _reconcile(
         canvas, (new, old), (z_new, z_old), gain, change, for_rounds
     )
-    chosen = _where(accepted, wanted.symbols, symbols)
+    chosen = where_rows(accepted, wanted.symbols, symbols)
     alive = jnp.any(chosen.colors != 0, axis=1)
     bits_new = jnp.sum(jnp.where(alive, bits(chosen), 0))
     residual = state.residual - delta
@@ -221,7 +221,7 @@ def _propose(canvas, step, bits, weight, state, old, z_old, used):
             new_best = _Proposal(
                 jnp.where(allowed, cost, jnp.inf), candidate, norm, cross
             )
-            return _where(new_best.cost < best.cost, new_best, best), None
+            return where_rows(new_best.cost < best.cost, new_best, best), None
 
         options = _roundings(found / (norm * step)[:, None])
         best, _ = jax.lax.scan(option, best, options)
@@ -346,12 +346,3 @@ def _correlate(canvas, atoms, seen, picture):
     blank = jnp.zeros((seen.size, picture.shape[2]), jnp.float32)
     _, transpose = jax.vjp(lambda z: _render(canvas, atoms, z, seen[:, None]), blank)
     return transpose(picture)[0]
-
-
-def _where(rows, new, old):
-    """Takes the marked rows of a tree from `new`."""
-
-    def choose(a, b):
-        return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(choose, new, old)

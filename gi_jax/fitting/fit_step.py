@@ -13,7 +13,7 @@ from gi_jax.fitting.densification import Densification
 from gi_jax.fitting.losses import l2
 from gi_jax.fitting.optimizers import Coordinates, Tangent, own_frame, own_frame_adam
 from gi_jax.fitting.rate import RateTerm
-from gi_jax.gaussians import Gaussians
+from gi_jax.gaussians import Gaussians, where_rows
 from gi_jax.metrics import psnr, round_to_8_bits
 from gi_jax.rendering.rasterize import Implementation, rasterize
 
@@ -219,14 +219,3 @@ def make_fit_step(
         )
 
     return FitStep(init, advance, grow, densification)
-
-
-def where_rows(rows, new, old):
-    """Takes the marked rows from `new`; leaves without N rows stay as in `old`."""
-
-    def choose(a, b):
-        if a.ndim == 0 or a.shape[0] != rows.shape[0]:
-            return b
-        return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(choose, new, old)

@@ -6,7 +6,7 @@ r"""Draws Gaussians as ellipses over their picture.
 Each Gaussian is its contour at --sigmas. Colours are those of its size (geometric mean
 of the standard deviations, pixels), of its contribution (the root of the energy that it
 adds to the picture alone, |c| √(π s₁ s₂)), or the hue of what it adds or takes. The
-mean colour of a file of codec 2 is one more Gaussian, wider than the picture.
+mean colour of a file of codec 4 is one more Gaussian, wider than the picture.
 """
 
 import dataclasses

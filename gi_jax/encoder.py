@@ -30,7 +30,7 @@ _MIN_STEP: Final = 2.0**-9
 _MAX_STEP: Final = 2.0**5
 
 # Where the search for a target starts, for a picture of usual detail.
-_USUAL_BPP_STEPS: Final = 0.1  # bits per pixel times D
+_USUAL_BPP_STEPS: Final = 0.11  # bits per pixel times D
 _USUAL_PSNR: Final = 31.0  # dB at D = 0.3
 
 # How the logarithm of the size, and PSNR in dB, usually fall with the logarithm of D.

@@ -1,4 +1,4 @@
-"""From a picture to symbols that minimize |error|² + λ bits, λ = 0.1 D².
+"""From a picture to symbols that minimize |error|² + λ bits, λ = 0.08 D².
 
 How many Gaussians there are follows from that, and so do all quantization steps (see
 `sensitivity_matched`): the step D alone chooses between size and quality.

@@ -1,4 +1,4 @@
-"""Codec 2 from symbols to files: golden files, pictures, files made by an enemy.
+"""Codec 4 from symbols to files: golden files, pictures, files made by an enemy.
 
 The golden files fix the format, and what every machine has to read from them. After a
 deliberate change of the format (with a new version number) write them anew by
@@ -155,7 +155,7 @@ def _expected(data: bytes) -> dict:
 
 
 def write_golden() -> None:
-    """Writes the golden files of codec 2 anew."""
+    """Writes the golden files of codec 4 anew."""
     for name, recipe in GOLDEN_FILES.items():
         data = _file(*recipe)
         (GOLDEN / f"{name}.gi").write_bytes(data)
@@ -201,7 +201,7 @@ def _is_read(data: bytes) -> bool:
         return False
     header, _ = bitstream.unpack(data)
     assert image_size == (header.height, header.width)
-    extra = header.codec == 2
+    extra = header.codec == 4
     shape = header.num_gaussians + extra, header.channels
     assert gaussians.colors.shape == shape
     assert all(np.isfinite(x).all() for x in gaussians)

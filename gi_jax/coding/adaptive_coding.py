@@ -23,11 +23,6 @@ from gi_jax.coding.bitstream import BitstreamError
 # What one symbol adds to its frequency; priors are in the same unit.
 INCREMENT: Final = 32
 
-# With neighbours: the shares of contexts next to one and next but one, and the weight
-# of all around a context, in symbols.
-NEIGHBOURS: Final = ((1, 2), (1, 4))
-SHARED: Final = 64
-
 # A batch has this many symbols, and in addition a share of those before it.
 FIRST_BATCH: Final = 16
 BATCH_SHARE: Final = 8
@@ -44,43 +39,28 @@ _categorical = constriction.stream.model.Categorical(perfect=False)
 class Table:
     """Frequencies of the symbols of an alphabet in each of some contexts.
 
-    f = INCREMENT · n + prior for n symbols seen. With `neighbours`, contexts are in an
-    order in which distributions are alike, and learn from each other: what was seen
-    around a context, with the prior, takes the place of the prior, as SHARED symbols.
+    f = INCREMENT · n + prior for n symbols seen.
     """
 
-    def __init__(self, prior: np.ndarray, *, neighbours: bool = False):
-        """Starts from a prior, [contexts, alphabet] integers; 0 for the impossible."""
+    def __init__(self, prior: np.ndarray):
+        """Starts from a prior, [contexts, alphabet] integers above 0."""
         self._prior = np.array(prior, np.int64)
-        self._counts = np.zeros_like(self._prior)
-        self._neighbours = neighbours
+        self.counts = np.zeros_like(self._prior)
         self._frequencies: np.ndarray | None = None
 
     @property
     def frequencies(self) -> np.ndarray:
         """[contexts, alphabet] integers above 0; not to be changed."""
         if self._frequencies is None:
-            self._frequencies = INCREMENT * self._counts + self._expected()
+            self._frequencies = INCREMENT * self.counts + self._prior
         return self._frequencies
 
     def update(self, contexts: np.ndarray, symbols: np.ndarray) -> None:
         """Counts a batch."""
-        shape = self._counts.shape
+        shape = self.counts.shape
         cells = contexts * shape[1] + symbols
-        self._counts += np.bincount(cells, minlength=self._counts.size).reshape(shape)
+        self.counts += np.bincount(cells, minlength=self.counts.size).reshape(shape)
         self._frequencies = None
-
-    def _expected(self) -> np.ndarray:
-        if not self._neighbours:
-            return np.maximum(self._prior, 1)
-        seen = INCREMENT * self._counts
-        around = self._prior + seen
-        for distance, (up, down) in enumerate(NEIGHBOURS, 1):
-            around[distance:] += seen[:-distance] * up // down
-            around[:-distance] += seen[distance:] * up // down
-        around[self._prior == 0] = 0
-        totals = around.sum(axis=1, keepdims=True)
-        return SHARED * INCREMENT * around // totals + 1
 
 
 def batches(count: int, seen: int) -> Iterator[slice]:

@@ -104,7 +104,7 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
     if problem := find_problem(header):
         raise BitstreamError(problem)
     # Every Gaussian has a bit of its own at least (a byte in codec 1, `positions.py`, a
-    # sign in codec 2, `symbol_coding.py`, two bytes in codec 3, `paper_symbols.py`), so
+    # sign in codec 4, `symbol_coding.py`, two bytes in codec 3, `paper_symbols.py`), so
     # that no number of Gaussians can make the reader allocate much more than the file
     # has bytes.
     if header.num_gaussians > 8 * len(data):

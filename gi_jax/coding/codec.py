@@ -1,6 +1,6 @@
 """Files: Gaussians to bytes by the paper's codec, and bytes of any codec to pictures.
 
-Codecs 1 and 3 are the paper's, of this module; codec 2 is that of
+Codecs 1 and 3 are the paper's, of this module; codec 4 is that of
 `sensitivity_codec.py`.
 
 In the paper's codec positions are halves, shapes have a learned step, colours are

@@ -112,7 +112,7 @@ def lattice(
     column, shear, row = (
         xp.astype(xp.round(basis[..., k] * side), np.int32) for k in range(3)
     )
-    # |shear / column| < 30 and |column · i| < 2^25: products stay in int32.
+    # |shear / column| < 70 and |column · i| < 2^24.1: products stay in int32.
     height, width = (s * PIXEL_UNITS + 2 * MARGIN for s in image_size)
     column = xp.clip(column, 1, width)
     row = xp.clip(row, 1, height)

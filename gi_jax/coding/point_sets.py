@@ -14,44 +14,28 @@ from typing import Final
 
 import numpy as np
 
-from gi_jax.coding.adaptive_coding import INCREMENT, Coder, Table, batches
+from gi_jax.coding.adaptive_coding import Coder, Table, batches
+from gi_jax.coding.priors import Priors
 
 # Splits of more points are coded in BINS of equal shares, and uniformly within those.
 SMALL: Final = 16
 BINS: Final = 16
 
-# How many splits the prior is worth.
-PRIOR: Final = 32
-
 # Contexts are divided by how much more points of earlier sets lie in one half: the
 # thresholds of (n₁ - n₂)² / (n₁ + n₂), which is about 1 by chance.
 IMBALANCES: Final = (1, 3, 9)
 
-_CONTEXTS: Final = len(IMBALANCES) + 1
+CONTEXTS: Final = len(IMBALANCES) + 1
 
 
 class SplitModel:
     """What is learned of the splits of all sets."""
 
-    def __init__(self):
-        """Starts from priors that hold for pictures in general.
-
-        The share of a half is as if of a Beta(3, 3) density, and this counts as much
-        as PRIOR splits: of n points, k are in a half with a frequency proportional to
-        (k + 1)(k + 2)(n - k + 1)(n - k + 2).
-        """
-        n, k = np.mgrid[: SMALL + 1, : SMALL + 1]
-        self.small = Table(_prior(np.maximum(n - k, -1), k))
-        k = np.arange(BINS)[None]
-        self.large = Table(_prior(BINS - 1 - k, k))
+    def __init__(self, priors: Priors):
+        """Starts from what is expected."""
+        self.small = Table(priors.small_splits)  # [contexts · (SMALL + 1), SMALL + 1]
+        self.large = Table(priors.large_splits)  # [contexts, BINS]
         self.seen = 0
-
-
-def _prior(k1: np.ndarray, k2: np.ndarray) -> np.ndarray:
-    weights = (k1 + 1) * (k1 + 2) * (k2 + 1) * (k2 + 2)
-    totals = weights.sum(axis=1, keepdims=True)
-    prior = PRIOR * INCREMENT * weights // totals + 1
-    return np.tile(prior, (_CONTEXTS, 1))
 
 
 def morton_codes(tiles: np.ndarray) -> np.ndarray:

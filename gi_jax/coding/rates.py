@@ -21,6 +21,7 @@ from gi_jax.coding.exact_grids import (
     take,
 )
 from gi_jax.coding.exact_tables import PIXEL_UNITS, tables
+from gi_jax.coding.priors import load_priors
 from gi_jax.coding.sensitivity import Symbols
 from gi_jax.coding.symbol_models import (
     LARGE_ASPECT,
@@ -61,9 +62,10 @@ def rate_tables(symbols: Symbols, image_size: tuple[int, int]) -> RateTables:
     alive = fields[0].any(axis=1)
     colors, size, ring, angle, _ = (field[alive] for field in fields)
     channels = colors.shape[1]
-    model = SymbolModel(channels)
+    model = SymbolModel(channels, load_priors())
     c = energy_class(colors)
-    group = group_of(lattice_scale(log_size(size, c), c))
+    m = log_size(size, c)
+    group = group_of(lattice_scale(m, c))
     magnitudes, signs = list(np.abs(colors).T), list(np.sign(colors).T)
     for channel, table in enumerate(model.colors):
         context = color_context(channel, group, magnitudes)
@@ -72,7 +74,7 @@ def rate_tables(symbols: Symbols, image_size: tuple[int, int]) -> RateTables:
         chosen = (signs[channel] != 0) & colors[:, :channel].any(axis=1)
         context = sign_context(channel, signs)
         model.signs.update(context[chosen], (signs[channel] < 0).astype(int)[chosen])
-    context, low_bits = ring_context(c)
+    context, low_bits = ring_context(c, m)
     model.rings.update(context, ring >> low_bits)
     turns = num_angles(ring, c)
     large = (log_aspect(ring, c) >= LARGE_ASPECT).astype(int)
@@ -109,13 +111,14 @@ def symbol_bits(
     colors, size, ring, angle, _ = symbols
     xp = colors.__array_namespace__()
     c = energy_class(colors)
-    scale = lattice_scale(log_size(size, c), c)
+    m = log_size(size, c)
+    scale = lattice_scale(m, c)
     group = group_of(scale)
     rho, turns = log_aspect(ring, c), num_angles(ring, c)
     cells = lattice(scale, rho, angle, turns, image_size)
     bits = color_bits(rates, colors, group)
     bits = bits + xp.log2(xp.astype(_taken(size_ranges()[1], c, group), np.float32))
-    context, low_bits = ring_context(c)
+    context, low_bits = ring_context(c, m)
     bits = bits + _taken(rates.rings, context, ring >> low_bits)
     rest = take(tables().num_rings, c) - (ring >> low_bits << low_bits)
     lower = xp.minimum(1 << low_bits, rest)

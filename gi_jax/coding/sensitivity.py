@@ -98,7 +98,7 @@ def sensitivity_matched(
 
     Symbols are `Symbols`; steps are in the docstring of `sensitivity.py`. The colours
     are to be those of the picture less its mean. Standard deviations are in 0.22 to
-    60,000 px with an aspect of at most 30 (by √(s₁ s₂) and s₁/s₂), centres within 4 px
+    60,000 px with an aspect of at most 81 (by √(s₁ s₂) and s₁/s₂), centres within 4 px
     of the picture; what is beyond goes to the nearest symbol.
 
     The gradient passes straight through to the `canonical` form of the values, which is

@@ -1,4 +1,4 @@
-"""Files of Gaussians quantized by `sensitivity_matched`: codec 2.
+"""Files of Gaussians quantized by `sensitivity_matched`: codec 4.
 
 The one section, little-endian:
 
@@ -34,7 +34,7 @@ from gi_jax.coding.sensitivity import Symbols, dequantize
 from gi_jax.coding.symbol_coding import decode_symbols, encode_symbols
 from gi_jax.gaussians import MAX_SIGMA, RotationScale
 
-SENSITIVITY_CODEC: Final = 2  # in the header
+SENSITIVITY_CODEC: Final = 4  # in the header
 _TAG: Final = b"GAUS"
 
 # Number of `RotationScale` in the header, see `codec.PARAMETRIZATIONS`.

@@ -29,12 +29,8 @@ from gi_jax.coding.exact_grids import (
     num_angles,
 )
 from gi_jax.coding.exact_tables import PIXEL_UNITS, tables
-from gi_jax.coding.point_sets import (
-    SplitModel,
-    code_points,
-    morton_codes,
-    morton_tiles,
-)
+from gi_jax.coding.point_sets import code_points, morton_codes, morton_tiles
+from gi_jax.coding.priors import load_priors
 from gi_jax.coding.sensitivity import Symbols
 from gi_jax.coding.symbol_models import (
     LARGE_ASPECT,
@@ -118,19 +114,22 @@ def code_symbols(
     channels: int,
     image_size: tuple[int, int],
     symbols: Symbols | None,
+    model: SymbolModel | None = None,
 ) -> Symbols:
     """Codes N Gaussians; `symbols` are given when encoding, in any order.
+
+    `model` is the format's own unless given, for measuring others.
 
     Returns:
       The symbols in the order of the file: of decreasing group, then of Morton code.
     """
+    model = model or SymbolModel(channels, load_priors())
     where = None
     if symbols is not None:
         symbols, where = _sorted(symbols, image_size)
-    where = _code_places(coder, count, image_size, where)
+    where = _code_places(coder, model, count, image_size, where)
     shapes = [(channels,), (), (), (), (2,)]
     result = Symbols(*(np.empty((count, *shape), np.int32) for shape in shapes))
-    model = SymbolModel(channels)
     order = coding_order(count)
     for batch in batches(count, 0):
         part = order[batch]
@@ -169,14 +168,17 @@ _SHIFTS: Final = np.array([tile_shift(group) for group in range(NUM_GROUPS)])
 
 
 def _code_places(
-    coder: Coder, count: int, image_size: tuple[int, int], where: _Where | None
+    coder: Coder,
+    model: SymbolModel,
+    count: int,
+    image_size: tuple[int, int],
+    where: _Where | None,
 ) -> _Where:
     """Codes the group and the tile of each Gaussian."""
     known = None
     if where is not None:
         codes = morton_codes(where.tile)
         known = [codes[where.group == group] for group in range(NUM_GROUPS)]
-    model = SplitModel()
     sides = [side * PIXEL_UNITS + 2 * MARGIN for side in image_size[::-1]]
     centres = np.zeros((0, 2), np.int64)  # of the tiles so far, PIXEL_UNITS
     found = [_Where(np.zeros(0, np.int32), centres, np.zeros(0, np.int64))]
@@ -196,7 +198,7 @@ def _code_places(
         shift = int(_SHIFTS[group])
         earlier = np.sort(morton_codes(centres >> shift))
         shape = (sides[0] >> shift) + 1, (sides[1] >> shift) + 1
-        codes = code_points(coder, model, number, shape, earlier, given)
+        codes = code_points(coder, model.splits, number, shape, earlier, given)
         tiles = morton_tiles(codes)
         fields = np.full(number, group, np.int32), tiles, np.full(number, shift)
         found.append(_Where(*fields))
@@ -223,10 +225,11 @@ def _code_batch(
     starts, counts = (table[c, where.group] for table in size_ranges())
     size = None if known is None else given.size - starts
     size = coder.uniform("size", counts, size) + starts
-    ring = _code_rings(coder, model, c, given.ring)
+    m = log_size(size, c)
+    ring = _code_rings(coder, model, c, m, given.ring)
     rho, turns = log_aspect(ring, c), num_angles(ring, c)
     angle = _code_angles(coder, model, rho, turns, given.angle)
-    scale = lattice_scale(log_size(size, c), c)
+    scale = lattice_scale(m, c)
     cells = lattice(scale, rho, angle, turns, image_size)
     points = _code_lattice(coder, cells, where, image_size, given.lattice)
     return Symbols(colors, size, ring, angle, points)
@@ -264,8 +267,8 @@ def _code_colors(coder, model, group, channels, colors):
     return np.stack([m * s for m, s in zip(magnitudes, signs)], axis=1).astype(np.int32)
 
 
-def _code_rings(coder, model, energy_class, ring):
-    context, low_bits = ring_context(energy_class)
+def _code_rings(coder, model, energy_class, log_size, ring):
+    context, low_bits = ring_context(energy_class, log_size)
     high = None if ring is None else ring >> low_bits
     high = coder.adaptive("ring", model.rings, context, high) << low_bits
     # The last of the upper values may have less of the lower ones, or none.

@@ -4,12 +4,12 @@ Gaussians are divided into groups by the size of their lattice cells, which fixe
 of their size and how finely they are placed. Given its group, a Gaussian's integers are
 coded in this order, each in the context of some that precede it:
 
-    |k₀| given the group; |k₁| given |k₀|; |k_j| given |k_{j-1}| and |k₀|
+    |k₀| given the group; |k₁| given |k₀| and the group; |k_j| given |k_{j-1}| and |k₀|
     signs given the signs of the two channels before; the first one that is not 0 is
       a plain bit
     size: uniform among those of the group and the class
-    ring given the class: the upper bits; the lower ones are uniform
-    angle: an eighth of the half turn given whether ρ is large; uniform within that
+    ring given the class and the size: the upper bits; the lower ones are uniform
+    angle: a sixteenth of the half turn given whether ρ is large; uniform within that
     lattice: uniform among the points in the tile of the group
 
 Everything takes NumPy or JAX arrays.
@@ -32,6 +32,8 @@ from gi_jax.coding.exact_tables import (
     PIXEL_UNITS,
     tables,
 )
+from gi_jax.coding.point_sets import SplitModel
+from gi_jax.coding.priors import Priors
 
 Array = Any  # np.ndarray or jax.Array
 
@@ -49,49 +51,32 @@ NUM_TOKENS: Final = DIRECT + 2 * (MAX_COLOR.bit_length() - _DIRECT_BITS)
 AFTER_FIRST: Final = (1, 2, 3, 5, 8, 13, 32)  # of |k₁|, by |k₀|
 AFTER_PREVIOUS: Final = (1, 2, 4, 8)  # of the others, by the channel before
 AFTER_GREY: Final = (3, 12)  # and by |k₀|
+# And least groups: |k₁| depends on whether cells are below 0.4 and 1 pixel too.
+WIDE_GROUPS: Final = (14, 16)
 
 # Rings of finer classes than this are divided into upper and lower bits.
 PLAIN_CLASS: Final = 6
-RING_TOKENS: Final = (3, 3, 4, 5, 7, 10, 14, 10)  # of each context
+RING_TOKENS: Final = (4, 4, 5, 7, 9, 13, 18, 13)  # of classes 0 to 6, and above
 NUM_RING_TOKENS: Final = max(RING_TOKENS)
+# Least sizes m of contexts: large Gaussians are more elongated.
+RING_SIZES: Final = tuple(LOG_UNITS * k // 2 for k in range(5))
 
-ANGLE_BINS: Final = 8
-MIN_BINNED_ANGLES: Final = 12  # rings of fewer angles are uniform
+ANGLE_BINS: Final = 16
+MIN_BINNED_ANGLES: Final = 24  # rings of fewer angles are uniform
 LARGE_ASPECT: Final = LOG_UNITS * 2 // 5  # ρ = 0.4
-
-
-# Priors: at first, magnitude k + 1 is as probable as k times this many twentieths. By
-# context, as in pictures in general; of |k₀|, of |k₁|, of the others by AFTER_PREVIOUS.
-DECAY_UNITS: Final = 20
-FIRST_DECAY: Final = 16
-SECOND_DECAYS: Final = (15, 12, 5, 6, 9, 12, 14, 16)
-OTHER_DECAYS: Final = (1, 8, 11, 14, 17)
-PRIOR: Final = 16  # symbols that a prior is worth
 
 
 class SymbolModel:
     """What is learned of the symbols of a picture."""
 
-    def __init__(self, channels: int):
-        """Starts from priors: small colours are more probable."""
-        decays: list[tuple[int, ...]] = [(FIRST_DECAY,) * NUM_GROUPS, SECOND_DECAYS]
-        others = tuple(d for d in OTHER_DECAYS for _ in range(len(AFTER_GREY) + 1))
-        decays += [others] * max(0, channels - 2)
-        self.colors = [_colors(rows) for rows in decays[:channels]]
+    def __init__(self, channels: int, priors: Priors):
+        """Starts from what is expected."""
+        colors = [priors.first, priors.second] + [priors.other] * (channels - 2)
+        self.colors = [Table(prior) for prior in colors[:channels]]
         self.signs = Table(np.full((9 * channels, 2), 2 * INCREMENT))
-        prior = PRIOR * INCREMENT // NUM_RING_TOKENS
-        possible = np.arange(NUM_RING_TOKENS) < np.array(RING_TOKENS)[:, None]
-        self.rings = Table(np.where(possible, prior, 0), neighbours=True)
-        self.angles = Table(np.full((2, ANGLE_BINS), 4 * INCREMENT))
-
-
-def _colors(decays: tuple[int, ...]) -> Table:
-    """Returns a table whose prior falls geometrically with the token."""
-    rows = []
-    for decay in decays:
-        powers = [decay**k * DECAY_UNITS ** (NUM_TOKENS - k) for k in range(NUM_TOKENS)]
-        rows.append([PRIOR * INCREMENT * p // sum(powers) + 1 for p in powers])
-    return Table(np.array(rows), neighbours=True)
+        self.rings = Table(priors.rings)
+        self.angles = Table(priors.angles)
+        self.splits = SplitModel(priors)
 
 
 def group_of(scale: Array) -> Array:
@@ -125,7 +110,8 @@ def color_context(channel: int, group: Array, magnitudes: list[Array]) -> Array:
     if channel == 0:
         return group
     if channel == 1:
-        return _rank(magnitudes[0], AFTER_FIRST)
+        wide = _rank(group, WIDE_GROUPS)
+        return _rank(magnitudes[0], AFTER_FIRST) * (len(WIDE_GROUPS) + 1) + wide
     previous = _rank(magnitudes[channel - 1], AFTER_PREVIOUS)
     return previous * (len(AFTER_GREY) + 1) + _rank(magnitudes[0], AFTER_GREY)
 
@@ -167,17 +153,18 @@ def _widths() -> np.ndarray:
     return np.diff(_bounds(), append=MAX_COLOR + 1).astype(np.int32)
 
 
-def ring_context(energy_class: Array) -> tuple[Array, Array]:
+def ring_context(energy_class: Array, log_size: Array) -> tuple[Array, Array]:
     """Returns the row of the rings' table, and the number of lower bits."""
     xp = energy_class.__array_namespace__()
-    context = xp.where(
+    tokens = xp.where(
         energy_class > PLAIN_CLASS, PLAIN_CLASS + energy_class % 2, energy_class
     )
+    context = tokens * (len(RING_SIZES) + 1) + _rank(log_size, RING_SIZES)
     return context, xp.clip(energy_class - PLAIN_CLASS + 1, 0, None) // 2
 
 
 def angle_bin(angle: Array, num_angles: Array) -> Array:
-    """Returns the eighth of the half turn around one of eight directions."""
+    """Returns the part of the half turn around one of ANGLE_BINS directions."""
     return (angle * ANGLE_BINS + num_angles // 2) // num_angles % ANGLE_BINS
 
 

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Config(runner.Places):
         "0.13,0.19,0.27,0.39,0.56", help="quantization steps D of our files, by commas"
     )
     effort: int = setting(5, help="of our encoder, 1 to 9")
+    tune: Literal["psnr", "ssim"] = setting("psnr", help="of our encoder")
     others: str = setting(
         ",".join(anchors.ANCHORS), help="codecs to compare with, by commas"
     )
@@ -97,9 +98,7 @@ def _file_name(step: float) -> str:
 
 def settings_of(config: Config, pixels: np.ndarray) -> dict[str, Any]:
     """Returns all that decides the result for a picture, as plain data."""
-    # Results of versions that did not have the paper's codec are those without it.
-    without = _PLACES if config.paper else _PLACES | {"paper"}
-    return runner.settings_of(config, pixels, without)
+    return runner.settings_of(config, pixels, _PLACES)
 
 
 class _Job(NamedTuple):
@@ -122,20 +121,17 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
     if pixels.shape[2] != 3:
         raise ValueError(f"expected 3 channels, got {pixels.shape[2]}")
     settings = settings_of(config, pixels)
-    finished = runner.read_finished(folder, settings)
-    if finished and all("warm_decode_seconds" in p for p in finished["points"]):
+    if finished := runner.read_finished(folder, settings):
         return finished
-    # What versions before warm times measured is kept, and their files are timed.
-    known = {_key(p): p for p in finished["points"]} if finished else {}
     folder.mkdir(parents=True, exist_ok=True)
 
     points, files = [], {}
     for job in _jobs(pixels, config):
-        key = job.codec, job.setting
         # Our files take minutes: a run that was killed goes on after the last one.
-        identity = {name: settings[name] for name in ("effort", "seed", "pixels")}
-        identity["file"] = key
-        data, point = _measure(job, pixels, folder, identity, known.get(key))
+        names = ("effort", "tune", "seed", "pixels")
+        identity = {name: settings[name] for name in names}
+        identity["file"] = job.codec, job.setting
+        data, point = _measure(job, pixels, folder, identity)
         points.append(point)
         files[_key(point)] = functools.partial(job.decode, data)
     panels = [
@@ -163,7 +159,12 @@ def _jobs(pixels: np.ndarray, config: Config) -> Iterator[_Job]:
     common: dict[str, Any] = {"seed": config.seed, "progress": sys.stderr.isatty()}
     for step in numbers("steps", config.steps):
         encode = functools.partial(
-            gi.encode, pixels, step=step, effort=config.effort, **common
+            gi.encode,
+            pixels,
+            step=step,
+            effort=config.effort,
+            tune=config.tune,
+            **common,
         )
         yield _Job(rd.OURS, step, encode, gi.decode, _file_name(step))
     for count in config.paper_counts():
@@ -179,11 +180,7 @@ def _jobs(pixels: np.ndarray, config: Config) -> Iterator[_Job]:
 
 
 def _measure(
-    job: _Job,
-    pixels: np.ndarray,
-    folder: Path,
-    identity: dict[str, Any],
-    known: rd.Point | None,
+    job: _Job, pixels: np.ndarray, folder: Path, identity: dict[str, Any]
 ) -> tuple[bytes, rd.Point]:
     """Encodes and decodes.
 
@@ -192,7 +189,6 @@ def _measure(
       pixels: the picture, [H, W, 3] uint8.
       folder: for the file, where it is kept.
       identity: all that decides what is in the file.
-      known: what was measured of the file before, if it was.
 
     Returns:
       The file, and what is to be said of it.
@@ -210,10 +206,6 @@ def _measure(
         record = file.with_name(f"{file.name}.json")
         if not file.exists():
             record.unlink(missing_ok=True)
-        elif known:
-            runner.write_part(
-                record, identity, {"encode_seconds": known["encode_seconds"]}
-            )
         times = runner.part(record, identity, make)
         data = file.read_bytes()
     decode = functools.partial(job.decode, data)

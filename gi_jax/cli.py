@@ -141,6 +141,8 @@ def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
     add = encode.add_argument
     help = "1, the fastest, to 9, the smallest files (default: 5)"
     add("--effort", metavar="E", type=_at_least(1), help=help)
+    help = "what is to be best at a size: psnr (default), or ssim, nearer to the eye"
+    add("--tune", choices=("psnr", "ssim"), help=help)
     help = "of everything random (default: %(default)s)"
     add("--seed", metavar="S", type=_at_least(0), default=0, help=help)
     help = "ours, or the one of GaussianImage, which the flags after this are for"
@@ -156,20 +158,18 @@ def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
 
 
 # Flags of `gi encode` that only one of the codecs takes.
+_TARGETS: Final = ("quality", "target_bytes", "target_bpp", "target_psnr")
 _FLAGS_OF: Final = {
-    "gaussians": ("quality", "target_bytes", "target_bpp", "target_psnr", "effort"),
+    "gaussians": (*_TARGETS, "effort", "tune"),
     "paper": ("num_gaussians", "steps", "preset", "order"),
 }
 
 
 def _encoding_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the arguments of the codec's encoder that the command line gives."""
+    said = {name: value for name, value in vars(args).items() if value is not None}
     given = {
-        codec: {
-            name: getattr(args, name)
-            for name in names
-            if getattr(args, name) is not None
-        }
+        codec: {name: said[name] for name in names if name in said}
         for codec, names in _FLAGS_OF.items()
     }
     settings = given.pop(args.codec)

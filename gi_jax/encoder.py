@@ -2,8 +2,9 @@
 
 import math
 import sys
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
@@ -20,6 +21,9 @@ from gi_jax.coding.sensitivity_codec import (
 from gi_jax.fitting.fit import checked_image
 from gi_jax.rendering.rasterize import Implementation
 from gi_jax.symbol_search import EFFORTS, Effort, Search
+from gi_jax.visibility import visibility_weights
+
+Tune = Literal["psnr", "ssim"]
 
 # Steps D, in colour · pixels, of the qualities 1 and 100; between them a geometric row.
 _COARSEST: Final = 1.5
@@ -67,6 +71,7 @@ def encode(
     target_bpp: float | None = None,
     target_psnr: float | None = None,
     effort: int = 5,
+    tune: Tune = "psnr",
     seed: int = 0,
     implementation: Implementation | None = None,
     progress: bool = True,
@@ -85,6 +90,8 @@ def encode(
       target_bpp: the same in bits per pixel.
       target_psnr: of the decoded 8-bit picture, dB, at least.
       effort: 1, the fastest, to 9, the smallest files.
+      tune: what is to be best at a size: 'psnr', or 'ssim': there errors count less
+        where contrast hides them (`visibility_weights`).
       seed: of everything random.
       implementation: of `rasterize`.
       progress: shows a bar with PSNR and remaining time on standard error.
@@ -100,6 +107,8 @@ def encode(
     height, width, channels = pixels.shape
     if effort not in EFFORTS:
         raise ValueError(f"effort: expected 1 to 9, got {effort!r}")
+    if tune not in get_args(Tune):
+        raise ValueError(f"tune: expected one of {get_args(Tune)}, got {tune!r}")
     if problem := find_problem(
         Header(SENSITIVITY_CODEC, 2, width, height, channels, 0)
     ):
@@ -108,6 +117,9 @@ def encode(
         (height, width), quality, step, target_bytes, target_bpp, target_psnr
     )
     plan = EFFORTS[effort]
+    weights = None
+    if tune == "ssim":
+        weights = np.asarray(visibility_weights(jnp.asarray(pixels)))
     with tqdm(
         total=plan.work,
         desc="encode",
@@ -121,7 +133,13 @@ def encode(
             bar.total = max(bar.total, bar.n + work)
             bar.update(work)
 
-        search = Search(pixels, seed=seed, implementation=implementation, report=report)
+        search = Search(
+            pixels,
+            weights=weights,
+            seed=seed,
+            implementation=implementation,
+            report=report,
+        )
         if goal is None:
             symbols = search.search(first_step, plan)
             return _write(search, symbols, first_step)

@@ -112,6 +112,7 @@ class Search:
         self,
         pixels: np.ndarray,
         *,
+        weights: np.ndarray | None = None,
         seed: int = 0,
         implementation: Implementation | None = None,
         report: Report = lambda work, psnr: None,
@@ -120,14 +121,17 @@ class Search:
 
         Args:
           pixels: [H, W, C] float32 in 0..1.
+          weights: [H, W, 1] of the squared errors; 1 without.
           seed: of everything random.
           implementation: of `rasterize`.
           report: is told about progress.
         """
         self.image_size = pixels.shape[0], pixels.shape[1]
         self.mean = quantized_mean(pixels.mean(axis=(0, 1)))
-        self._full = _make_level(pixels - self.mean, 1)
-        self._half = _make_level(pixels - self.mean, 2)
+        self._weights = None if weights is None else jnp.asarray(weights)
+        self._full, self._half = (
+            _make_level(pixels - self.mean, weights, factor) for factor in (1, 2)
+        )
         self._capacity = math.ceil(pixels.shape[0] * pixels.shape[1] / _PIXELS_PER_SLOT)
         self._programs = _make_programs(pixels.shape, self._capacity, implementation)
         self._key = jax.random.key(seed)
@@ -182,9 +186,10 @@ class Search:
                 rates,
                 self._next_key(),
                 count,
+                self._weights,
             )
             symbols = after.symbols
-            error = float(jnp.sum(after.residual**2))
+            error = float(jnp.sum((self._full.mask * after.residual) ** 2))
             objective = error + TRADE_OFF * step**2 * float(after.bits)
             self._report(_SWEEP_WORK * count, _psnr(error / after.residual.size))
             sweeps -= count
@@ -225,7 +230,7 @@ class _Level(NamedTuple):
     """What a fit sees: the picture less its mean, or a smaller one in its corner."""
 
     target: jax.Array  # [H, W, C]
-    mask: jax.Array  # [H, W, 1]: 1 where there is a picture
+    mask: jax.Array  # [H, W, 1] roots of weights; 0 where there is no picture
     scale: jax.Array  # of the smaller picture
 
 
@@ -267,7 +272,7 @@ def _make_programs(image_shape, capacity, implementation):
             trade_off=TRADE_OFF,
             implementation=implementation,
         )
-        pixels = jnp.sum(level.mask) * image_shape[2]
+        pixels = jnp.sum(level.mask**2) * image_shape[2]
 
         # Metrics are those of whole pictures: here the mean is missing.
         def body(_, carry):
@@ -306,7 +311,7 @@ def _make_programs(image_shape, capacity, implementation):
         return where_rows(jnp.arange(capacity) < count, gaussians, rest), count
 
     @jax.jit
-    def descend_(symbols, target, size, rates, key, sweeps):
+    def descend_(symbols, target, size, rates, key, sweeps, weights):
         return descend(
             symbols,
             target,
@@ -315,22 +320,30 @@ def _make_programs(image_shape, capacity, implementation):
             key,
             sweeps=sweeps,
             trade_off=TRADE_OFF,
+            weights=weights,
             implementation=implementation,
         )
 
     return _Programs(start, begin, advance, hold, round_, restore, descend_)
 
 
-def _make_level(target: np.ndarray, factor: int) -> _Level:
-    """Shrinks a picture; its pixels are means of squares, its edges repeated."""
-    sides = [-(-side // factor) for side in target.shape[:2]]
-    more = [(0, part * factor - side) for part, side in zip(sides, target.shape)]
-    whole = np.pad(target, (*more, (0, 0)), mode="edge")
+def _make_level(target: np.ndarray, weights: np.ndarray | None, factor: int) -> _Level:
+    """Shrinks a picture and its weights into the corner of pictures of their size."""
+    if weights is None:
+        weights = np.ones((*target.shape[:2], 1), np.float32)
+    mask = np.sqrt(_shrunk(weights, factor))
+    small = jnp.asarray(_shrunk(target, factor))
+    return _Level(small, jnp.asarray(mask), jnp.float32(1 / factor))
+
+
+def _shrunk(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Returns means of squares of pixels, edges repeated, and 0 beside them."""
+    sides = [-(-side // factor) for side in picture.shape[:2]]
+    more = [(0, part * factor - side) for part, side in zip(sides, picture.shape)]
+    whole = np.pad(picture, (*more, (0, 0)), mode="edge")
     small = whole.reshape(sides[0], factor, sides[1], factor, -1).mean(axis=(1, 3))
-    rest = [(0, side - part) for part, side in zip(sides, target.shape)]
-    mask = np.pad(np.ones((*sides, 1), np.float32), (*rest, (0, 0)))
-    small = np.pad(small, (*rest, (0, 0)))
-    return _Level(jnp.asarray(small), jnp.asarray(mask), jnp.float32(1 / factor))
+    rest = [(0, side - part) for part, side in zip(sides, picture.shape)]
+    return np.pad(small, (*rest, (0, 0)))
 
 
 def _half_work(steps: int) -> int:

@@ -43,7 +43,7 @@ def start():
 
 
 @jax.jit
-def run(symbols, target, rates, key, sweeps):
+def run(symbols, target, rates, key, sweeps, weights=None):
     return descend(
         symbols,
         target,
@@ -51,6 +51,7 @@ def run(symbols, target, rates, key, sweeps):
         lambda candidates: symbol_bits(rates, candidates, SIZE),
         key,
         sweeps=sweeps,
+        weights=weights,
         implementation="dense",
     )
 
@@ -82,6 +83,30 @@ def test_each_sweep_lowers_the_objective_that_it_tells():
     # Within all ranges, or no file could hold them.
     assert write_symbols(state.symbols, STEP, np.zeros(3), SIZE)
     assert run._cache_size() == 1
+
+
+def test_weights_of_errors_count():
+    symbols, target = start()
+    rates = rate_tables(symbols, SIZE)
+    key = jax.random.key(0)
+    plain = run(symbols, target, rates, key, 8)
+    weights = np.ones((*SIZE, 1), np.float32)
+    ones = run(symbols, target, rates, key, 8, weights)
+    np.testing.assert_allclose(ones.residual, plain.residual, atol=1e-4)
+    half = SIZE[1] // 2
+    weights[:, half:] = 10
+    cost = np.inf
+    for sweeps in 0, 1, 3, 8:
+        state = run(symbols, target, rates, key, sweeps, weights)
+        error = np.sum(weights * (target - picture(state.symbols)) ** 2)
+        bits = symbol_bits(rates, state.symbols, SIZE).sum()
+        before, cost = cost, error + TRADE_OFF * STEP**2 * bits
+        assert cost < before
+    left, right = (
+        np.sum(state.residual[:, part] ** 2) / np.sum(plain.residual[:, part] ** 2)
+        for part in (slice(0, half), slice(half, None))
+    )
+    assert right < 0.9 * left
 
 
 def test_what_does_not_earn_its_bits_goes():

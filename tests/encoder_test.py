@@ -9,6 +9,7 @@ from gi_jax import encoder, symbol_search
 from gi_jax.encoder import _Goal, _next_step
 from gi_jax.images import to_uint8
 from gi_jax.symbol_search import Effort
+from gi_jax.visibility import visibility_weights
 from tests.helpers import photo
 
 IMAGE = photo(40, 48)
@@ -57,12 +58,26 @@ def test_effort_pays_and_steps_choose_the_size():
     assert len(encoded(step=2 * STEP)) < 0.7 * len(encoded())
 
 
+def test_tuned_for_ssim_errors_go_where_they_are_seen_less():
+    weights = np.asarray(visibility_weights(IMAGE))
+    shares = []
+    for tune in "psnr", "ssim":
+        error = (gi.decode(encoded(tune=tune)) / 255.0 - IMAGE) ** 2
+        shares.append(np.sum(weights * error) / np.sum(error))
+    assert shares[1] < 0.97 * shares[0]
+    with pytest.raises(ValueError, match=r"tune: expected one of .*got 'eye'"):
+        encoded(tune="eye")
+
+
 def test_same_seed_same_bytes_and_nothing_compiled_twice():
     first = encoded()
     encoded.cache_clear()
     assert encoded() == first
     programs = symbol_search._make_programs((40, 48, 3), 60, "dense")
-    assert all(program._cache_size() == 1 for program in programs)
+    # Descent has one more, with weights.
+    sizes = programs._replace(descend=programs.start)
+    assert all(program._cache_size() == 1 for program in sizes)
+    assert programs.descend._cache_size() <= 2
 
 
 @pytest.mark.parametrize("name", ["target_bytes", "target_bpp"])

@@ -1,7 +1,6 @@
 """Tests of experiments/compression.py, rate_distortion.py and markdown.py."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
-from experiments import compression, markdown, runner
+from experiments import compression, markdown
 from experiments import rate_distortion as rd
 from gi_jax.images import load_image
 from tests import results
@@ -69,28 +68,6 @@ def test_a_run_that_was_killed_encodes_what_it_had_not(workdir):
     assert [p["bytes"] for p in again["points"]] == [
         p["bytes"] for p in before["points"]
     ]
-
-
-def test_results_from_before_warm_times_are_completed(workdir, tmp_path):
-    config = results.compression_config(tmp_path)
-    with results.quick_encoder():
-        assert runner.run(compression.EXPERIMENT, config) == 0
-    folder = tmp_path / "out" / "noise"
-    pixels = hashlib.sha256(results.picture().tobytes()).hexdigest()
-    old = results.as_of_before(folder)
-    assert old["fingerprint"] == results.today(config, pixels)
-    text = compression.summarize([old], config, tmp_path / "old")
-    assert r"\*" in text  # Times with compilation are marked.
-    with results.quick_encoder() as asked:
-        new = compression.run_picture(tmp_path / "noise.png", folder, config)
-    assert asked == []
-    for before, after in zip(old["points"], new["points"], strict=True):
-        assert after["warm_decode_seconds"] > 0
-        if before["codec"] == rd.OURS:
-            assert after["encode_seconds"] == before["encode_seconds"]
-            del after["decode_seconds"]
-        measured = set(before) & set(after) - {"encode_seconds", "decode_seconds"}
-        assert {k: after[k] for k in measured} == {k: before[k] for k in measured}
 
 
 def test_other_settings_are_other_results(workdir):

@@ -1,9 +1,7 @@
 """Results of experiments for tests, made in moments."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,23 +102,3 @@ def fitted(folder: Path, name: str, *, num_gaussians: int, psnr: float) -> Path:
     np.savez(folder / "gaussians.npz", **gaussians._asdict())
     runner.write_finished(folder, folder / f"{name}.png", settings, values)
     return folder
-
-
-def as_of_before(folder: Path) -> dict:
-    """Rewrites a metrics.json of compression as it was before there were warm times."""
-    file = folder / "metrics.json"
-    result = json.loads(file.read_text())
-    kept = ("picture", "height", "width", "config", "fingerprint")
-    old = {name: result[name] for name in kept}
-    measured = ("codec", "setting", "bytes", "bpp", "psnr", "ms_ssim")
-    measured += ("encode_seconds", "decode_seconds")
-    old["points"] = [{name: p[name] for name in measured} for p in result["points"]]
-    file.write_text(json.dumps(old))
-    return old
-
-
-def today(config: compression.Config, pixels: str) -> str:
-    """Returns the fingerprint that results had before there was the paper's codec."""
-    fields = dataclasses.asdict(config)
-    names = ("steps", "effort", "others", "seed")
-    return fingerprint({name: fields[name] for name in names} | {"pixels": pixels})

@@ -113,6 +113,7 @@ def descend(
     *,
     sweeps: jax.Array | int,
     trade_off: float = TRADE_OFF,
+    weights: jax.Array | None = None,
     implementation: Implementation | None = None,
 ) -> Descent:
     """Takes sweeps of moves that lower |error|² + λ bits.
@@ -125,13 +126,15 @@ def descend(
       key: a PRNG key; decides which of two moves in each other's way is taken back.
       sweeps: their number; may be traced.
       trade_off: λ / D².
+      weights: [H, W, 1] of the squared errors; 1 without.
       implementation: of `rasterize`.
 
     Returns:
       The symbols, some of them without colour now, and what they cost.
     """
     height, width, channels = target.shape
-    canvas = _Canvas((height, width), color_transform(channels), implementation)
+    axes = color_transform(channels)
+    canvas = _Canvas((height, width), axes, weights, implementation)
     atoms = atoms_of(symbols, energy_class(symbols.colors), canvas.image_size)
     residual = target - _render(canvas, atoms, symbols.colors * step)
     zero = jnp.zeros([], jnp.float32)
@@ -148,6 +151,7 @@ class _Canvas(NamedTuple):
 
     image_size: tuple[int, int]
     axes: np.ndarray  # [C, C] colour axes as rows
+    weights: jax.Array | None  # [H, W, 1] of squared errors
     implementation: Implementation | None
 
 
@@ -189,7 +193,9 @@ def _sweep(canvas, step, bits, weight, state):
     alive = jnp.any(chosen.colors != 0, axis=1)
     bits_new = jnp.sum(jnp.where(alive, bits(chosen), 0))
     residual = state.residual - delta
-    error_old, error_new = jnp.sum(state.residual**2), jnp.sum(residual**2)
+    error_old, error_new = (
+        jnp.sum(r * _weighted(canvas, r)) for r in (state.residual, residual)
+    )
     lower = error_new + weight * bits_new < error_old + weight * bits_old.sum()
     moved = jnp.sum(accepted, dtype=jnp.int32)
     after = Descent(chosen, residual, bits_new, moved, key)
@@ -206,14 +212,17 @@ def _propose(canvas, step, bits, weight, state, old, z_old, used):
       [N, C]; its norm, [N].
     """
     symbols = state.symbols
+    residual = _weighted(canvas, state.residual)
+    # Closed forms are of pictures without weights: times their mean under the atom.
+    seen = _mean_weight(canvas, old, used)
 
     def attempt(best, move):
         moved, c, valid = _moved(symbols, Move(*move), canvas.image_size)
         valid &= used
         new = atoms_of(moved, c, canvas.image_size)
-        norm = overlap(new, new, canvas.image_size)
-        cross = overlap(new, old, canvas.image_size)
-        found = _correlate(canvas, new, valid, state.residual) + cross[:, None] * z_old
+        norm = seen * overlap(new, new, canvas.image_size)
+        cross = seen * overlap(new, old, canvas.image_size)
+        found = _correlate(canvas, new, valid, residual) + cross[:, None] * z_old
 
         def option(best, colors):
             candidate = moved._replace(colors=colors)
@@ -260,7 +269,7 @@ def _reconcile(canvas, atoms, z, gain, change, key):
         mask = jnp.tile(accepted, 2)[:, None]
         here = jnp.where(mask, z, 0)
         delta, transpose = jax.vjp(lambda z: _render(canvas, both, z, mask), here)
-        parts = jnp.sum(transpose(delta)[0] * here, axis=1)
+        parts = jnp.sum(transpose(_weighted(canvas, delta))[0] * here, axis=1)
         # 2 Σ_j≠i <δ_i, δ_j> is what a move meets of the others.
         worth = gain + 2 * (parts[:count] + parts[count:] - change)
         chance = jax.random.uniform(jax.random.fold_in(key, i), gain.shape)
@@ -269,6 +278,24 @@ def _reconcile(canvas, atoms, z, gain, change, key):
 
     blank = jnp.zeros((*canvas.image_size, z.shape[1]), jnp.float32)
     return jax.lax.fori_loop(0, _ROUNDS + 1, body, (gain < 0, blank))
+
+
+def _weighted(canvas, picture):
+    return picture if canvas.weights is None else canvas.weights * picture
+
+
+def _mean_weight(canvas, atoms, used):
+    """Returns the means of the weights under the squares of atoms, [N], or 1."""
+    if canvas.weights is None:
+        return 1.0
+    # The square of a Gaussian is one of half the variance.
+    squares = atoms._replace(log_scales=atoms.log_scales - math.log(2) / 2)
+    ones = jnp.ones((*canvas.image_size, len(canvas.axes)), jnp.float32)
+    total, area = (
+        _correlate(canvas, squares, used, picture)[:, 0]
+        for picture in (canvas.weights * ones, ones)
+    )
+    return total / jnp.maximum(area, jnp.finfo(jnp.float32).tiny)
 
 
 def _cost(norm, correlation, z):

@@ -135,6 +135,7 @@ def encode(
 
         search = Search(
             pixels,
+            first_step,
             weights=weights,
             seed=seed,
             implementation=implementation,

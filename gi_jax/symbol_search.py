@@ -65,8 +65,11 @@ _SWEEP_WORK: Final = 15
 # Rounds go on while they lower the objective by this share.
 _LEAST_GAIN: Final = 1e-3
 
-# Pixels per Gaussian of the capacity, which is never filled where that does not pay.
+# Pixels per Gaussian of the capacity, which is never filled where that does not pay;
+# and where D is finer than a bound, for files of more than half a bit per pixel.
 _PIXELS_PER_SLOT: Final = 32
+_FINE_STEP: Final = 0.15
+_PIXELS_PER_FINE_SLOT: Final = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Search:
     def __init__(
         self,
         pixels: np.ndarray,
+        step: float,
         *,
         weights: np.ndarray | None = None,
         seed: int = 0,
@@ -121,6 +125,7 @@ class Search:
 
         Args:
           pixels: [H, W, C] float32 in 0..1.
+          step: D, about; how many Gaussians there may be depends on it.
           weights: [H, W, 1] of the squared errors; 1 without.
           seed: of everything random.
           implementation: of `rasterize`.
@@ -132,7 +137,8 @@ class Search:
         self._full, self._half = (
             _make_level(pixels - self.mean, weights, factor) for factor in (1, 2)
         )
-        self._capacity = math.ceil(pixels.shape[0] * pixels.shape[1] / _PIXELS_PER_SLOT)
+        share = _PIXELS_PER_SLOT if step >= _FINE_STEP else _PIXELS_PER_FINE_SLOT
+        self._capacity = math.ceil(pixels.shape[0] * pixels.shape[1] / share)
         self._programs = _make_programs(pixels.shape, self._capacity, implementation)
         self._key = jax.random.key(seed)
         self._report = report

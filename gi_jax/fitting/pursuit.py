@@ -24,9 +24,9 @@ from gi_jax.rendering.rasterize import Implementation, rasterize
 # bits per pixel.
 _BASE_BITS: Final = 12.0
 
-# Gaussians are pruned where their energy is below this times D²: their colours would
-# round to 0.
-_WEAK_ENERGY: Final = 0.25
+# Gaussians are pruned where their energy is below this times D²: their colours are
+# about to round to 0. At 1/4, where they do, many births are a loss; 2 is too much.
+_WEAK_ENERGY: Final = 1.0
 
 # The bank, in pixels of a level of the pyramid: geometric mean of the two standard
 # deviations, logarithm of half their ratio, directions of elongated shapes. A level

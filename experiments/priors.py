@@ -12,10 +12,12 @@ The numbers are part of the format: with others, files of before cannot be read.
 import dataclasses
 import glob
 import json
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from experiments.config import run_script, setting
 from gi_jax.coding.adaptive_coding import INCREMENT, Encoder
@@ -65,23 +67,38 @@ class Sample(NamedTuple):
 
 
 def main(config: Config) -> int:
-    """Prints what priors save, and writes them."""
+    """Runs what the command line says."""
+    try:
+        print(run(config))
+    except (ValueError, OSError) as error:
+        print(f"priors: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: Config) -> str:
+    """Measures priors, and writes those of all files; returns a table.
+
+    Raises:
+      ValueError: where there is no file, or one is not of this codec.
+    """
     paths = [Path(name) for name in sorted(glob.glob(config.files, recursive=True))]
+    if not paths:
+        raise ValueError(f"files: nothing matches {config.files!r}")
     samples = [read_sample(path) for path in paths]
-    if not samples:
-        raise ValueError(f"--files: nothing matches {config.files!r}")
-    print(describe(measure(samples)))
+    table = describe(measure(samples))
     if config.output:
         text = to_json(train([count(sample) for sample in samples]))
         atomic_write(Path(config.output), text.encode())
-    return 0
+    return table
 
 
 def read_sample(path: Path) -> Sample:
     """Reads the symbols of a file."""
     header, sections = unpack(path.read_bytes())
     if header.codec != SENSITIVITY_CODEC:
-        raise ValueError(f"{path}: expected codec {SENSITIVITY_CODEC}")
+        codec = f"expected codec {SENSITIVITY_CODEC}, got {header.codec}"
+        raise ValueError(f"{path}: {codec}")
     contents = read_contents(header, sections)
     size = header.height, header.width
     return Sample(str(path.parent), contents.symbols, size)
@@ -145,7 +162,7 @@ def measure(samples: list[Sample]) -> dict[str, list[dict[str, float]]]:
     """
     counts = [count(sample) for sample in samples]
     bits: dict[str, list[dict[str, float]]] = {"none": [], "of others": []}
-    for sample in samples:
+    for sample in tqdm(samples, desc="priors", unit="file", disable=None):
         bits["none"].append(_code(sample, no_priors())[0])
         pairs = zip(samples, counts)
         others = [c for other, c in pairs if other.picture != sample.picture]

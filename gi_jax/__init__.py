@@ -68,6 +68,7 @@ from gi_jax.images import load_image, save_image, to_uint8
 from gi_jax.metrics import ms_ssim, psnr, ssim
 from gi_jax.paper_encoder import encode_paper
 from gi_jax.rendering.rasterize import rasterize
+from gi_jax.visibility import visibility_weights
 
 __all__ = [
     "YCOCG",
@@ -139,6 +140,7 @@ __all__ = [
     "to_rotation_scale",
     "to_uint8",
     "uniform",
+    "visibility_weights",
     "write_gaussians",
     "write_symbols",
 ]

@@ -47,8 +47,8 @@ _NOWHERE: Final = -1e6
 _MIN_SIGMA: Final = 0.35
 
 # λ / D². With a bit more of each value, the error of uniform quantization, D² / 12 per
-# value, falls by ln 4 · D² / 12 = 0.12 D²; but values here are few. At the same λ, 0.07
-# has an objective half a per cent lower than 0.05 and 0.1, and 0.14 is 2 % worse.
+# value, falls by ln 4 · D² / 12 = 0.12 D². At the same λ, 0.05 to 0.1 are alike to half
+# a per cent of the objective; 0.14 is 2 % worse.
 TRADE_OFF: Final = 0.08
 
 # Times that moves which get in each other's way are taken back, and the share of them

@@ -23,7 +23,7 @@ RateTerm = Callable[[Gaussians, jax.Array, tuple[int, ...]], jax.Array]
 
 # Squared error that a bit is worth, over the squared quantization step. At high rate
 # the error of a uniform quantizer, D² / 12 per value, falls by ln 4 · D² / 12 = 0.12 D²
-# with a bit more of each; a bit less than that was measured as best (`coding.descent`).
+# with a bit more of each; somewhat less is as good or better (`coding.descent`).
 TRADE_OFF: Final = 0.08
 
 # Bits of log2(1 + E / D²): half a bit for each of eight parameters.

@@ -2,9 +2,10 @@ r"""Learns the priors of codec 4 from files, and measures what they are worth.
 
     python -m experiments.priors --files='results/*/kodim*/*.gi'
 
-Files of one folder are of one picture. For each picture the files are coded again by
-priors of all other pictures, and by priors that know nothing: what is saved is what a
-picture never seen would save. With --output the priors of all pictures are written.
+Files in folders of one name are of one picture. For each picture the files are coded
+again by priors of all other pictures, and by priors that know nothing: what is saved is
+what a picture never seen would save. With --output the priors of all pictures are
+written.
 
 The numbers are part of the format: with others, files of before cannot be read.
 """
@@ -101,7 +102,7 @@ def read_sample(path: Path) -> Sample:
         raise ValueError(f"{path}: {codec}")
     contents = read_contents(header, sections)
     size = header.height, header.width
-    return Sample(str(path.parent), contents.symbols, size)
+    return Sample(path.parent.name, contents.symbols, size)
 
 
 def no_priors() -> Priors:
@@ -174,9 +175,11 @@ def measure(samples: list[Sample]) -> dict[str, list[dict[str, float]]]:
 def describe(bits: dict[str, list[dict[str, float]]]) -> str:
     """Returns a table of the mean bytes of a file by name of the symbols."""
     lines = [f"{'bytes of a file':16}" + "".join(f"{name:>12}" for name in bits)]
-    names = list(next(iter(bits.values()))[0])
+    names = {name: None for files in bits.values() for b in files for name in b}
     for name in names:
-        means = [np.mean([b[name] for b in files]) / 8 for files in bits.values()]
+        means = [
+            np.mean([b.get(name, 0) for b in files]) / 8 for files in bits.values()
+        ]
         lines.append(f"{name:16}" + "".join(f"{mean:12.1f}" for mean in means))
     sums = [np.mean([sum(b.values()) for b in files]) / 8 for files in bits.values()]
     lines.append(f"{'all':16}" + "".join(f"{mean:12.1f}" for mean in sums))

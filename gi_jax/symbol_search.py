@@ -104,7 +104,8 @@ EFFORTS: Final = {
 }
 
 
-# (work done, in steps of a fit; PSNR of the unrounded picture, dB) -> None
+# (work done, in steps of a fit; PSNR of the unrounded picture, with the weights of
+# errors where there are some, dB) -> None
 Report = Callable[[int, float], Any]
 
 
@@ -197,7 +198,8 @@ class Search:
             symbols = after.symbols
             error = float(jnp.sum((self._full.mask * after.residual) ** 2))
             objective = error + TRADE_OFF * step**2 * float(after.bits)
-            self._report(_SWEEP_WORK * count, _psnr(error / after.residual.size))
+            pixels = float(jnp.sum(self._full.mask**2)) * after.residual.shape[2]
+            self._report(_SWEEP_WORK * count, _psnr(error / pixels))
             sweeps -= count
         return symbols, objective
 
@@ -343,7 +345,7 @@ def _make_level(target: np.ndarray, weights: np.ndarray | None, factor: int) -> 
 
 
 def _shrunk(picture: np.ndarray, factor: int) -> np.ndarray:
-    """Returns means of squares of pixels, edges repeated, and 0 beside them."""
+    """Returns means of factor × factor pixels, edges repeated, and 0 beside them."""
     sides = [-(-side // factor) for side in picture.shape[:2]]
     more = [(0, part * factor - side) for part, side in zip(sides, picture.shape)]
     whole = np.pad(picture, (*more, (0, 0)), mode="edge")

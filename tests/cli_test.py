@@ -158,10 +158,16 @@ def test_wrong_usage(capsys, args):
 
 
 def test_encode_info_decode(codec, photo, capsys):
-    settings = ["--target_bpp=0.5", "--effort=2", "--seed=4"]
+    settings = ["--target_bpp=0.5", "--effort=2", "--tune=ssim", "--seed=4"]
     assert _gi("encode", photo, *settings) == 0
     assert codec == [
-        {"target_bpp": 0.5, "effort": 2, "seed": 4, "progress": False},
+        {
+            "target_bpp": 0.5,
+            "effort": 2,
+            "tune": "ssim",
+            "seed": 4,
+            "progress": False,
+        },
     ]
     captured = capsys.readouterr()
     assert captured.err == ""

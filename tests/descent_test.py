@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from gi_jax.coding.atoms import Atoms, overlap
-from gi_jax.coding.descent import TRADE_OFF, descend
+from gi_jax.coding.descent import TRADE_OFF, _Canvas, _mean_weight, descend
 from gi_jax.coding.rates import rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import (
     SensitivityParams,
+    color_transform,
     dequantize,
     sensitivity_matched,
 )
@@ -148,3 +150,47 @@ def test_overlaps_are_sums_over_the_pixels():
     # independent.
     assert np.median(np.abs(closed - summed)) < 2e-3
     assert np.quantile(np.abs(closed - summed), 0.95) < 0.05
+
+
+def test_overlaps_of_long_ones_are_exact():
+    rng = np.random.default_rng(0)
+    n, size = 300, (4000, 4000)
+    sizes = rng.uniform(0.5, 3.0, n)
+    scales = np.stack([sizes + 2.2, sizes - 2.2], axis=1)
+    angles = rng.uniform(0, np.pi, n)
+    means = 2000 + rng.uniform(-5, 5, (n, 2))
+    turns = angles + rng.normal(0, 0.02, n)
+    ones = [np.float32(x) for x in (means, scales, angles, np.ones(n))]
+    twos = [np.float32(x) for x in (means + 0.3, scales, turns, np.ones(n))]
+    wide = scales[:, 1] > 0.2  # Pixels do not show there.
+    for others in ones, twos:
+        a, b = Atoms(*ones), Atoms(*others)
+        closed = np.asarray(jax.jit(lambda a, b: overlap(a, b, size))(a, b))
+        exact = _overlap_in_the_plane(ones, others)
+        np.testing.assert_allclose(closed[wide], exact[wide], rtol=1e-4, atol=1e-5)
+
+
+def _overlap_in_the_plane(first, second):
+    """The integral of the product of Gaussians of unit energy, in float64."""
+    covariances, roots = [], []
+    for _, scales, angles, _ in (first, second):
+        cos, sin = np.cos(np.float64(angles)), np.sin(np.float64(angles))
+        axes = np.stack([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
+        variances = np.exp(2 * np.float64(scales))
+        covariances.append(axes @ (variances[:, :, None] * axes.transpose(0, 2, 1)))
+        roots.append(np.exp(np.float64(scales).sum(axis=1) / 2))
+    total = covariances[0] + covariances[1]
+    away = (np.float64(second[0]) - np.float64(first[0]))[:, :, None]
+    square = (away.transpose(0, 2, 1) @ np.linalg.solve(total, away))[:, 0, 0]
+    height = 2 * roots[0] * roots[1] / np.sqrt(np.linalg.det(total))
+    return height * np.exp(-square / 2)
+
+
+def test_weights_under_atoms_beside_the_picture():
+    means = np.float32([[10, 10], [-4, 10], [-0.5, 10]])
+    scales = np.log(np.float32([[2, 2], [1.5, 1.5], [0.4, 0.4]]))
+    atoms = Atoms(means, scales, np.zeros(3, np.float32), np.ones(3, np.float32))
+    weights = jnp.full((20, 20, 1), 2.0)
+    canvas = _Canvas((20, 20), color_transform(3), weights, "dense")
+    seen = _mean_weight(canvas, atoms, jnp.ones(3, bool))
+    assert seen[0] == pytest.approx(2, rel=1e-4) and (seen[1:] > 0).all()

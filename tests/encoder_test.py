@@ -69,6 +69,14 @@ def test_tuned_for_ssim_errors_go_where_they_are_seen_less():
         encoded(tune="eye")
 
 
+def test_fine_steps_have_room_for_more():
+    fine, coarse = (
+        symbol_search.Search(IMAGE, step, implementation="dense")
+        for step in (0.99 * symbol_search._FINE_STEP, symbol_search._FINE_STEP)
+    )
+    assert (fine._capacity, coarse._capacity) == (160, 60)
+
+
 def test_same_seed_same_bytes_and_nothing_compiled_twice():
     first = encoded()
     encoded.cache_clear()

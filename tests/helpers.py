@@ -96,7 +96,7 @@ def random_symbols(
 def moderate_scene(seed: int, count: int) -> Cholesky:
     """Returns Gaussians of 40×60 pixels that `sensitivity_matched` can hold.
 
-    Aspects stay below 30, and off the singularity of the angle at 1.
+    Aspects stay below 81, and off the singularity of the angle at 1.
     """
     gaussians = scene(seed, count, (40, 60))
     means, log_scales, angles, colors = to_rotation_scale(gaussians)

@@ -68,6 +68,13 @@ def test_any_number_of_channels_is_counted(channels):
     assert counts.other.sum() == 50 * max(0, channels - 2)
 
 
+def test_pictures_of_other_channels_and_without_gaussians_are_described():
+    sets = [random_symbols(20, 1, SIZE), random_symbols(20, 3, SIZE)]
+    sets.append(Symbols(*(field[:0] for field in sets[0])))
+    samples = [priors.Sample(str(i), s, SIZE) for i, s in enumerate(sets)]
+    assert "colour 2" in priors.describe(priors.measure(samples))
+
+
 def test_other_files_are_refused(capsys):
     config = priors.Config("nowhere/*.gi")
     assert priors.main(config) == 1

@@ -61,3 +61,22 @@ def test_the_weak_make_room_and_the_step_is_joint():
     # The large one is found in several parts, which do not add up to more than it.
     assert np.sum(picture * RESIDUAL) > 0.9 * np.sum(np.square(picture))
     assert np.sum(np.square(RESIDUAL - picture)) < 0.5 * np.sum(np.square(RESIDUAL))
+
+
+def test_newborns_do_not_depend_on_how_errors_are_weighted():
+    gaussians, born = unborn(6, 3), jnp.int32(0)
+    key, step = jax.random.key(0), jnp.int32(1)
+    colors = []
+    for mask in 1.0, jnp.full((*SIZE, 1), 2.0):
+        # What is worth its bits does: D grows with the errors.
+        events = pursue(
+            [1],
+            step_size=STEP * jnp.max(jnp.asarray(mask)),
+            most=6,
+            mask=mask,
+            implementation="dense",
+        )
+        new, *_ = jax.jit(events.apply)(key, step, gaussians, born, mask * RESIDUAL)
+        colors.append(new.colors)
+    assert np.abs(colors[0]).max() > 0.1
+    np.testing.assert_allclose(*colors, rtol=1e-4, atol=1e-6)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from gi_jax import cli
 from gi_jax.coding import bitstream
+from gi_jax.coding.adaptive_coding import Decoder
 from gi_jax.coding.bitstream import BitstreamError
 from gi_jax.coding.codec import decode, read_gaussians, read_symbols
 from gi_jax.coding.file_info import file_info
@@ -140,6 +141,21 @@ def test_what_cannot_be_written_is_refused():
         write_symbols(symbols, STEP, _mean(3), (0, 61))
     with pytest.raises(BitstreamError, match="codec 1"):
         read_symbols(_file(1, 1))
+
+
+def test_files_of_the_retired_codec_are_told_so():
+    data = bytearray(_file(1, 1)[:-4])
+    data[9] = 2
+    data += zlib.crc32(data).to_bytes(4, "little")
+    for read in read_gaussians, decode, file_info:
+        with pytest.raises(BitstreamError, match="codec 2 is from before"):
+            read(bytes(data))
+
+
+def test_sizes_that_no_model_has_are_refused():
+    for size in 0, 2**24:
+        with pytest.raises(BitstreamError, match="no group is possible"):
+            Decoder(bytes([1] * 8)).uniform("group", np.array([size]), None)
 
 
 # --- golden files

@@ -152,9 +152,9 @@ class Decoder:
         self._coder = constriction.stream.stack.AnsCoder(words)
 
     def uniform(self, name: str, sizes: np.ndarray, values: np.ndarray | None):
-        """Decodes integers 0 to size - 1; raises BitstreamError where size is 0."""
+        """Decodes 0 to size - 1; raises BitstreamError where a size is impossible."""
         del values
-        if not (sizes > 0).all():
+        if not ((sizes > 0) & (sizes <= MAX_SIZE)).all():
             raise BitstreamError(f"coded symbols: no {name} is possible")
         if self._account:
             _note(self.bits, name, np.log2(sizes))

@@ -55,19 +55,21 @@ def overlap(first: Atoms, second: Atoms, image_size: tuple[int, int]) -> jax.Arr
     the first terms of Poisson's sum; and times its share inside the picture, along x
     and along y.
     """
-    a, b = _covariance(first), _covariance(second)
-    xx, xy, yy = (p + q for p, q in zip(a, b))
+    # Along the axes of the first, where sums of two long ones do not cancel.
+    u, v = _turned(second.means - first.means, -first.angles)
+    s1, s2 = jnp.exp(2 * first.log_scales).T
+    xx, xy, yy = _covariance(second._replace(angles=second.angles - first.angles))
+    xx, yy = xx + s1, yy + s2
     det = xx * yy - xy * xy
-    dx, dy = (second.means - first.means).T
-    half = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / (2 * det)
+    # (A + B)⁻¹ times the distance of the means.
+    tu, tv = (yy * u - xy * v) / det, (xx * v - xy * u) / det
     sizes = jnp.sum(first.log_scales + second.log_scales, axis=1) / 2
-    integral = 2 * jnp.exp(sizes - half) * jax.lax.rsqrt(det)
+    integral = 2 * jnp.exp(sizes - (u * tu + v * tv) / 2) * jax.lax.rsqrt(det)
     # The product: covariance A (A + B)⁻¹ B, mean between the two.
-    tx, ty = (yy * dx - xy * dy) / det, (xx * dy - xy * dx) / det
-    x = first.means[:, 0] + a[0] * tx + a[1] * ty
-    y = first.means[:, 1] + a[1] * tx + a[2] * ty
-    det_a = a[0] * a[2] - a[1] ** 2
-    det_b = b[0] * b[2] - b[1] ** 2
+    x, y = _turned(jnp.stack([s1 * tu, s2 * tv], axis=1), first.angles)
+    x, y = first.means[:, 0] + x, first.means[:, 1] + y
+    a, b = _covariance(first), _covariance(second)
+    det_a, det_b = (jnp.exp(2 * jnp.sum(p.log_scales, axis=1)) for p in (first, second))
     var_x = (det_a * b[0] + det_b * a[0]) / det
     var_y = (det_a * b[2] + det_b * a[2]) / det
     height, width = image_size
@@ -77,6 +79,13 @@ def overlap(first: Atoms, second: Atoms, image_size: tuple[int, int]) -> jax.Arr
         sigma = jnp.sqrt(variance)
         integral *= ndtr((side - place) / sigma) - ndtr(-place / sigma)
     return integral
+
+
+def _turned(vectors, angles):
+    """Returns x and y of vectors [N, 2] turned by angles."""
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    x, y = vectors.T
+    return cos * x - sin * y, sin * x + cos * y
 
 
 def _covariance(atoms):

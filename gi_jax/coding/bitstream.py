@@ -31,9 +31,11 @@ VERSION: Final = 1
 MAX_SIDE: Final = 65535
 # 134 megapixels: an RGB picture has 384 MiB in 8 bits, so that one can be held.
 MAX_PIXELS: Final = 2**27
-# constriction's probabilities are multiples of 2^-24, and so exact as counts; one
-# Gaussian for eight of the pixels is more than pictures of that size have use for.
-MAX_GAUSSIANS: Final = 2**24
+# constriction's probabilities are multiples of 2^-24: a number from 0 to this many has
+# a uniform model. One Gaussian for eight pixels is more than pictures have use for.
+MAX_GAUSSIANS: Final = 2**24 - 2
+# What 4 was before it had its priors, and before any release.
+RETIRED_CODEC: Final = 2
 # Beyond colour and alpha: multispectral pictures.
 MAX_CHANNELS: Final = 16
 
@@ -136,6 +138,8 @@ def _sections(body: bytes) -> dict[bytes, bytes]:
 def find_problem(header: Header) -> str | None:
     """Says which limit the header breaks, or returns None."""
     width, height = header.width, header.height
+    if header.codec == RETIRED_CODEC:
+        return f"codec {RETIRED_CODEC} is from before the first release"
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         return f"sides: expected 1 to {MAX_SIDE} pixels, got {width}x{height}"
     if width * height > MAX_PIXELS:

@@ -125,8 +125,8 @@ def symbol_bits(
     _, width = angle_range(angle_bin(angle, turns), turns)
     binned = turns >= MIN_BINNED_ANGLES
     large = xp.astype(rho >= LARGE_ASPECT, np.int32)
-    eighth = _taken(rates.angles, large, angle_bin(angle, turns))
-    bits = bits + xp.where(binned, eighth, 0)
+    direction = _taken(rates.angles, large, angle_bin(angle, turns))
+    bits = bits + xp.where(binned, direction, 0)
     uniform = xp.where(binned, width, turns)
     bits = bits + xp.log2(xp.astype(lower, np.float32) * uniform)
     area = xp.astype(cells.column, np.float32) * cells.row / PIXEL_UNITS**2

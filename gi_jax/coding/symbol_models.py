@@ -51,7 +51,7 @@ NUM_TOKENS: Final = DIRECT + 2 * (MAX_COLOR.bit_length() - _DIRECT_BITS)
 AFTER_FIRST: Final = (1, 2, 3, 5, 8, 13, 32)  # of |k₁|, by |k₀|
 AFTER_PREVIOUS: Final = (1, 2, 4, 8)  # of the others, by the channel before
 AFTER_GREY: Final = (3, 12)  # and by |k₀|
-# And least groups: |k₁| depends on whether cells are below 0.4 and 1 pixel too.
+# And least groups: |k₁| depends on whether cells are below 0.35 and 1 pixel too.
 WIDE_GROUPS: Final = (14, 16)
 
 # Rings of finer classes than this are divided into upper and lower bits.

@@ -57,6 +57,7 @@ def pursue(
     step_size: ArrayLike,
     most: int,
     prune_from: ArrayLike = 0,
+    mask: ArrayLike = 1.0,
     trade_off: float = TRADE_OFF,
     implementation: Implementation | None = None,
 ) -> Densification:
@@ -71,6 +72,7 @@ def pursue(
       step_size: D, see `energy_rate`.
       most: of births at an event, static.
       prune_from: the first step after which Gaussians are pruned.
+      mask: [H, W, 1] that errors are times in the loss, and the residual of events too.
       trade_off: λ / D².
       implementation: of `rasterize`.
 
@@ -95,7 +97,12 @@ def pursue(
         slots = jnp.argsort(rank, stable=True)[:most]
         room = jnp.sum(rank < 2)
         new, worth = newborns(residual, min(most, total), step_size, trade_off)
-        new = _joint_step(new, residual, implementation)
+        # Their colours are those of atoms that are masked as the residual is.
+        masks = jnp.broadcast_to(mask, (*residual.shape[:2], 1))
+        y, x = jnp.floor(new.means[:, ::-1]).astype(jnp.int32).T
+        there = masks[y, x]
+        new = new._replace(colors=jnp.where(there > 0, new.colors / there, 0))
+        new = _joint_step(new, residual, masks, implementation)
         used = (worth > 0) & (jnp.arange(slots.size) < room)
         slots = jnp.where(used, slots, total)
         placed = jax.tree.map(
@@ -152,7 +159,10 @@ def newborns(
 
 
 def _joint_step(
-    new: Cholesky, residual: jax.Array, implementation: Implementation | None
+    new: Cholesky,
+    residual: jax.Array,
+    mask: jax.Array,
+    implementation: Implementation | None,
 ) -> Cholesky:
     """Scales each newborn's colour by what is best for it beside the others.
 
@@ -163,7 +173,8 @@ def _joint_step(
 
     def render(colors):
         gaussians = new._replace(colors=colors)
-        return rasterize(gaussians, (height, width), implementation=implementation)
+        picture = rasterize(gaussians, (height, width), implementation=implementation)
+        return mask * picture
 
     picture, transpose = jax.vjp(render, new.colors)
     (correlations,) = jax.lax.map(transpose, jnp.stack([residual, picture]))

@@ -30,7 +30,7 @@ MAX_LOG_STEP: Final = Decimal("0.6")
 MIN_LOG_SIZE: Final = -LOG_UNITS * 3 // 2
 MAX_LOG_SIZE: Final = LOG_UNITS * 11
 # ρ = ln √(s₁ / s₂) is at most 2.2: an aspect of 81 to 1. Edges use it: with 1.7 a fifth
-# of the Gaussians of some classes were at the bound, and J was up to 6 % higher.
+# of the Gaussians of some classes and more were at the bound, and J up to 6 % higher.
 MAX_LOG_ASPECT: Final = LOG_UNITS * 22 // 10
 
 # The lattice of positions follows the shape in coarse steps; errors of the order of

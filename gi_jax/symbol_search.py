@@ -96,7 +96,7 @@ EFFORTS: Final = {
     2: Effort(100, last_sweeps=2),
     3: Effort(150, 1, 3),
     4: Effort(200, 3, 4),
-    5: Effort(200, 5, 6),
+    5: Effort(200, 4, 6),
     6: Effort(250, 8, 8),
     7: Effort(300, 12, 10),
     8: Effort(300, 20, 12),

@@ -87,11 +87,10 @@ def run(config: Config) -> str:
     if not paths:
         raise ValueError(f"files: nothing matches {config.files!r}")
     samples = [read_sample(path) for path in paths]
-    table = describe(measure(samples))
+    bits, counts = measure(samples)
     if config.output:
-        text = to_json(train([count(sample) for sample in samples]))
-        atomic_write(Path(config.output), text.encode())
-    return table
+        atomic_write(Path(config.output), to_json(train(counts)).encode())
+    return describe(bits)
 
 
 def read_sample(path: Path) -> Sample:
@@ -117,11 +116,6 @@ def no_priors() -> Priors:
         (CONTEXTS, BINS),
     )
     return Priors(*(np.full(shape, max(1, INCREMENT // shape[1])) for shape in shapes))
-
-
-def count(sample: Sample) -> Priors:
-    """Counts the symbols of one file in each context."""
-    return Priors(*_code(sample, no_priors())[1])
 
 
 def train(counts: list[Priors]) -> Priors:
@@ -155,21 +149,25 @@ def to_json(priors: Priors) -> str:
     return "{\n" + ",\n".join(tables) + "\n}\n"
 
 
-def measure(samples: list[Sample]) -> dict[str, list[dict[str, float]]]:
+def measure(
+    samples: list[Sample],
+) -> tuple[dict[str, list[dict[str, float]]], list[Priors]]:
     """Codes files by no priors and by those of all other pictures.
 
     Returns:
-      For both the ideal bits of each file by name of the symbols.
+      For both the ideal bits of each file by name of the symbols; and the counts of the
+      symbols of each file in their contexts.
     """
-    counts = [count(sample) for sample in samples]
-    bits: dict[str, list[dict[str, float]]] = {"none": [], "of others": []}
-    for sample in tqdm(samples, desc="priors", unit="file", disable=None):
-        bits["none"].append(_code(sample, no_priors())[0])
+    bars = {"unit": "file", "disable": None}
+    coded = [code(s, no_priors()) for s in tqdm(samples, desc="counting", **bars)]
+    counts = [each for _, each in coded]
+    by_others = []
+    for sample in tqdm(samples, desc="coding", **bars):
         pairs = zip(samples, counts)
         others = [c for other, c in pairs if other.picture != sample.picture]
         priors = train(others) if others else no_priors()
-        bits["of others"].append(_code(sample, priors)[0])
-    return bits
+        by_others.append(code(sample, priors)[0])
+    return {"none": [bits for bits, _ in coded], "of others": by_others}, counts
 
 
 def describe(bits: dict[str, list[dict[str, float]]]) -> str:
@@ -186,8 +184,8 @@ def describe(bits: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
-def _code(sample: Sample, priors: Priors):
-    """Returns the ideal bits by name, and the counts in the order of `Priors`."""
+def code(sample: Sample, priors: Priors) -> tuple[dict[str, float], Priors]:
+    """Returns the ideal bits of a file by name, and its symbols' counts."""
     channels = sample.symbols.colors.shape[1]
     model = SymbolModel(channels, priors)
     encoder = Encoder()
@@ -195,10 +193,10 @@ def _code(sample: Sample, priors: Priors):
     code_symbols(encoder, number, channels, sample.image_size, sample.symbols, model)
     colors = [table.counts for table in model.colors]
     nothing = [np.zeros_like(prior) for prior in priors[len(colors) : 3]]
-    others = [sum(colors[2:])] if channels > 2 else []
+    others = [np.sum(colors[2:], axis=0)] if channels > 2 else []
     shapes = [model.rings, model.angles, model.splits.small, model.splits.large]
     tables = [*colors[:2], *others, *nothing, *(table.counts for table in shapes)]
-    return encoder.bits, tables
+    return encoder.bits, Priors(*tables)
 
 
 if __name__ == "__main__":

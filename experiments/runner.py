@@ -191,13 +191,8 @@ def part(
         return stored["values"]
     file.parent.mkdir(parents=True, exist_ok=True)
     values = compute()
-    write_part(file, settings, values)
-    return values
-
-
-def write_part(file: Path, settings: dict[str, Any], values: dict[str, Any]) -> None:
-    """Writes what `part` will find there."""
     write_json(file, {"fingerprint": fingerprint(settings), "values": values})
+    return values
 
 
 def _read_if_of(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:

@@ -198,8 +198,8 @@ class Search:
             symbols = after.symbols
             error = float(jnp.sum((self._full.mask * after.residual) ** 2))
             objective = error + TRADE_OFF * step**2 * float(after.bits)
-            pixels = float(jnp.sum(self._full.mask**2)) * after.residual.shape[2]
-            self._report(_SWEEP_WORK * count, _psnr(error / pixels))
+            mean = error / float(self._full.weight)
+            self._report(_SWEEP_WORK * count, _psnr(mean))
             sweeps -= count
         return symbols, objective
 
@@ -239,6 +239,7 @@ class _Level(NamedTuple):
 
     target: jax.Array  # [H, W, C]
     mask: jax.Array  # [H, W, 1] roots of weights; 0 where there is no picture
+    weight: jax.Array  # of all pixels and channels together
     scale: jax.Array  # of the smaller picture
 
 
@@ -280,16 +281,14 @@ def _make_programs(image_shape, capacity, implementation):
             trade_off=TRADE_OFF,
             implementation=implementation,
         )
-        pixels = jnp.sum(level.mask**2) * image_shape[2]
 
         # Metrics are those of whole pictures: here the mean is missing.
         def body(_, carry):
             before = carry[0].gaussians
             state, _, residual = fit_step.advance(carry[0], level.target)
             after = where_rows(held, before, state.gaussians)
-            residual *= level.mask
             state = fit_step.grow_if_due(state._replace(gaussians=after), residual)
-            return state, jnp.sum(residual**2) / pixels
+            return state, jnp.sum((level.mask * residual) ** 2) / level.weight
 
         return jax.lax.fori_loop(0, steps, body, (state, jnp.float32(0)))
 
@@ -341,7 +340,8 @@ def _make_level(target: np.ndarray, weights: np.ndarray | None, factor: int) -> 
         weights = np.ones((*target.shape[:2], 1), np.float32)
     mask = np.sqrt(_shrunk(weights, factor))
     small = jnp.asarray(_shrunk(target, factor))
-    return _Level(small, jnp.asarray(mask), jnp.float32(1 / factor))
+    weight = jnp.float32(np.sum(mask**2) * target.shape[2])
+    return _Level(small, jnp.asarray(mask), weight, jnp.float32(1 / factor))
 
 
 def _shrunk(picture: np.ndarray, factor: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What several test modules share: scenes of Gaussians, photos, comparisons."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -146,3 +147,23 @@ def stamp(folder, size, monkeypatch):
     save_image(folder / "stamp.png", photo(*size))
     monkeypatch.setattr(choosing, "_choose", lambda implementation: "dense")
     return {"images": f"{folder}/*.png", "workdir": f"{folder}/out"}
+
+
+def normal(columns: int, scale: float = 1.0, offset: float = 0.0) -> Callable:
+    """Returns a function (seed, n) -> [n, columns] float32, normally distributed."""
+
+    def values(seed, n):
+        rng = np.random.default_rng(seed)
+        sample = offset + scale * rng.standard_normal((n, columns))
+        return jnp.asarray(sample, jnp.float32)
+
+    return values
+
+
+def assert_same_bits(expected, actual):
+    def check(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
+
+    jax.tree.map(check, expected, actual)

@@ -37,7 +37,8 @@ def test_what_others_have_is_cheap(files, tmp_path):
     name, without, by_others = total.split()
     assert name == "all" and float(by_others) < 0.95 * float(without)
     samples = [priors.read_sample(path) for path in sorted(files.glob("*/*.gi"))]
-    learned = priors.train([priors.count(sample) for sample in samples])
+    counts = [priors.code(sample, priors.no_priors())[1] for sample in samples]
+    learned = priors.train(counts)
     assert output.read_text() == priors.to_json(learned)
     for table, flat in zip(learned, priors.no_priors()):
         assert table.shape == flat.shape and table.min() >= 1
@@ -62,7 +63,7 @@ def test_the_text_is_what_the_format_reads():
 @pytest.mark.parametrize("channels", [1, 2, 3, 6])
 def test_any_number_of_channels_is_counted(channels):
     symbols = random_symbols(50, channels, SIZE)
-    counts = priors.count(priors.Sample("a", symbols, SIZE))
+    _, counts = priors.code(priors.Sample("a", symbols, SIZE), priors.no_priors())
     assert counts.first.sum() == 50
     assert counts.second.sum() == (50 if channels > 1 else 0)
     assert counts.other.sum() == 50 * max(0, channels - 2)
@@ -72,7 +73,8 @@ def test_pictures_of_other_channels_and_without_gaussians_are_described():
     sets = [random_symbols(20, 1, SIZE), random_symbols(20, 3, SIZE)]
     sets.append(Symbols(*(field[:0] for field in sets[0])))
     samples = [priors.Sample(str(i), s, SIZE) for i, s in enumerate(sets)]
-    assert "colour 2" in priors.describe(priors.measure(samples))
+    bits, _ = priors.measure(samples)
+    assert "colour 2" in priors.describe(bits)
 
 
 def test_other_files_are_refused(capsys):

@@ -22,24 +22,15 @@ from gi_jax.coding.quantization import (
     uniform,
 )
 from gi_jax.coding.sensitivity import sensitivity_matched
-from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
+from gi_jax.coding.vector_quantization import residual_vq
 from gi_jax.gaussians import Cholesky, RotationScale
-from tests.helpers import moderate_scene
+from tests.helpers import assert_same_bits, moderate_scene, normal
 
 KEY = jax.random.key(0)
 
 
-def _normal(columns: int, scale: float = 1.0, offset: float = 0.0) -> Callable:
-    def values(seed, n):
-        rng = np.random.default_rng(seed)
-        sample = offset + scale * rng.standard_normal((n, columns))
-        return jnp.asarray(sample, jnp.float32)
-
-    return values
-
-
 def _gaussians(parametrization: type, seed: int, n: int):
-    position, shape, colors = (_normal(k)(seed + k, n) for k in (2, 3, 4))
+    position, shape, colors = (normal(k)(seed + k, n) for k in (2, 3, 4))
     means = 300 + 200 * position
     if parametrization is Cholesky:
         return Cholesky(means, shape, colors)
@@ -56,17 +47,17 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "float16": Case(float16(), _normal(2, 1e3), 65536),
-    "uniform_1": Case(uniform(1), _normal(3), 2),
-    "uniform_6": Case(uniform(6), _normal(3, 0.3, 2.0), 64),
-    "uniform_16": Case(uniform(16), _normal(1, 1e-3, -7.0), 65536),
-    "vq": Case(residual_vq(16, 1), _normal(4), 16),
-    "ycocg": Case(chain(linear(YCOCG), uniform(5)), _normal(3, 0.4, 0.5), 32),
+    "float16": Case(float16(), normal(2, 1e3), 65536),
+    "uniform_1": Case(uniform(1), normal(3), 2),
+    "uniform_6": Case(uniform(6), normal(3, 0.3, 2.0), 64),
+    "uniform_16": Case(uniform(16), normal(1, 1e-3, -7.0), 65536),
+    "vq": Case(residual_vq(16, 1), normal(4), 16),
+    "ycocg": Case(chain(linear(YCOCG), uniform(5)), normal(3, 0.4, 0.5), 32),
     "ycocg_vq": Case(
-        chain(linear(YCOCG), residual_vq(8, 3)), _normal(3), 8, idempotent=False
+        chain(linear(YCOCG), residual_vq(8, 3)), normal(3), 8, idempotent=False
     ),
     "normalize": Case(
-        chain(normalize((511, 70)), float16()), _normal(2, 99.0, 50.0), 65536
+        chain(normalize((511, 70)), float16()), normal(2, 99.0, 50.0), 65536
     ),
     "cholesky": Case(
         per_field(
@@ -107,15 +98,6 @@ CASES = {
 all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-def _assert_same_bits(expected, actual):
-    def check(a, b):
-        a, b = np.asarray(a), np.asarray(b)
-        assert a.dtype == b.dtype and a.shape == b.shape
-        np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
-
-    jax.tree.map(check, expected, actual)
-
-
 def _round_trip(case: Case, params, state, values):
     q = case.quantizer
     return q.decode(params, state, q.encode(params, state, values))
@@ -139,12 +121,12 @@ def test_apply_is_decode_of_encode_bit_for_bit(case):
         return values_hat, _round_trip(case, params, state, values)
 
     expected, round_trip = jax.jit(both)(params, state, values)
-    _assert_same_bits(expected, round_trip)
+    assert_same_bits(expected, round_trip)
     # Parameters that the compiler knows and can fold.
-    _assert_same_bits((expected,) * 2, jax.jit(partial(both, params, state))(values))
+    assert_same_bits((expected,) * 2, jax.jit(partial(both, params, state))(values))
     if case.op_by_op:
         with jax.disable_jit():
-            _assert_same_bits((expected,) * 2, both(params, state, values))
+            assert_same_bits((expected,) * 2, both(params, state, values))
 
 
 @all_cases
@@ -185,9 +167,9 @@ def test_quantizing_twice_changes_nothing(case):
     once = _round_trip(case, params, state, values)
     twice = _round_trip(case, params, state, once)
     if case.idempotent:
-        _assert_same_bits(once, twice)
+        assert_same_bits(once, twice)
     elif isinstance(once, tuple):  # of Gaussians, all but the colours
-        _assert_same_bits(once._replace(colors=twice.colors), twice)
+        assert_same_bits(once._replace(colors=twice.colors), twice)
 
 
 @all_cases
@@ -235,8 +217,8 @@ def test_vmap_and_scan_agree_with_a_loop(case):
         at_k = partial(jax.tree.map, lambda x, k=k: x[k])
         one = at_k(states)
         expected = q.apply(params, one, many[k], keys[k])[0]
-        _assert_same_bits((expected, expected), (at_k(scanned), at_k(batched)))
-        _assert_same_bits(q.encode(params, one, many[k]), at_k(symbols))
+        assert_same_bits((expected, expected), (at_k(scanned), at_k(batched)))
+        assert_same_bits(q.encode(params, one, many[k]), at_k(symbols))
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -246,7 +228,7 @@ def test_no_value_and_one_value(case, n):
     params, state = case.quantizer.init(KEY, values)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((params, state)))
     values_hat, new_state, aux = case.quantizer.apply(params, state, values, KEY)
-    _assert_same_bits(values_hat, _round_trip(case, params, state, values))
+    assert_same_bits(values_hat, _round_trip(case, params, state, values))
     assert jax.tree.structure(state) == jax.tree.structure(new_state)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((new_state, aux)))
 
@@ -269,7 +251,7 @@ def test_float16_rounds_as_numpy_saturates_and_keeps_nan():
     with np.errstate(over="ignore"):
         expected = np.clip(values, -65504, 65504).astype(np.float16)
     values_hat = float16().apply((), (), jnp.asarray(values), KEY)[0]
-    _assert_same_bits(expected.astype(np.float32), values_hat)
+    assert_same_bits(expected.astype(np.float32), values_hat)
     assert np.isnan(float16().apply((), (), jnp.float32([np.nan]), KEY)[0]).all()
 
 
@@ -302,11 +284,11 @@ def test_uniform_keeps_constant_columns(constant):
     values = jnp.full((5, 1), constant, jnp.float32)
     params, state = uniform(6).init(KEY, values)
     assert params.step > 0
-    _assert_same_bits(values, uniform(6).apply(params, state, values, KEY)[0])
+    assert_same_bits(values, uniform(6).apply(params, state, values, KEY)[0])
 
 
 def test_uniform_error_is_half_a_step_and_bad_steps_are_survived():
-    values = _normal(3)(0, 1000)
+    values = normal(3)(0, 1000)
     params, _ = uniform(6).init(KEY, values)
     error = jnp.abs(uniform(6).apply(params, (), values, KEY)[0] - values)
     above = params.offset + 63.5 * params.step
@@ -318,61 +300,6 @@ def test_uniform_error_is_half_a_step_and_bad_steps_are_survived():
         assert np.isfinite(uniform(6).apply(bad, (), values, KEY)[0]).all()
 
 
-# --- residual_vq
-
-
-def test_residual_vq_takes_the_nearest_entry_of_each_stage():
-    values = _normal(3)(0, 300)
-    params, state = residual_vq(8, 2).init(KEY, values)
-    symbols = np.asarray(residual_vq(8, 2).encode(params, state, values))
-    residual = np.asarray(values)
-    for stage, codebook in enumerate(np.asarray(state.codebooks)):
-        distances = ((residual[:, None] - codebook) ** 2).sum(-1)
-        chosen = distances[np.arange(300), symbols[:, stage]]
-        # Differences have 12 bits: 2^-11 relative in their squares.
-        assert (chosen <= distances.min(axis=1) * (1 + 2.0**-10)).all()
-        residual = residual - codebook[symbols[:, stage]]
-
-
-def test_residual_vq_finds_separate_clusters_and_few_values():
-    centres = 10.0 * _normal(3)(1, 8)
-    values = jnp.repeat(centres, 20, axis=0) + 1e-3 * _normal(3)(2, 160)
-    params, state = residual_vq(8, 1).init(KEY, values)
-    error = residual_vq(8, 1).apply(params, state, values, KEY)[2]
-    assert error < 1e-5
-    few = values[::50]  # 4 values, 8 entries
-    params, state = residual_vq(8, 2).init(KEY, few)
-    _assert_same_bits(few, residual_vq(8, 2).apply(params, state, few, KEY)[0])
-
-
-def test_residual_vq_follows_its_values_and_reports_their_error():
-    q = residual_vq(4, 2, commitment=0.25)
-    params, state = q.init(KEY, _normal(3)(0, 500))
-    moved = _normal(3, 0.5, 4.0)(1, 500)
-    symbols = q.encode(params, state, moved)
-    first = moved - state.codebooks[0][symbols[:, 0]]
-    second = first - state.codebooks[1][symbols[:, 1]]
-    losses = []
-    for k in range(40):
-        _, state, loss = q.apply(params, state, moved, jax.random.fold_in(KEY, k))
-        losses.append(loss)
-    expected = 0.25 * (np.mean(first**2) + np.mean(second**2))
-    np.testing.assert_allclose(losses[0], expected, rtol=1e-5)
-    # Uniform density on 4 cells per stage: far below the variance 0.25 after one stage.
-    assert losses[-1] < 0.25 * 0.25
-    assert (state.counts > 0).all() and np.isfinite(state.codebooks).all()
-
-
-def test_residual_vq_replaces_dead_entries_and_averages_the_others():
-    values = jnp.float32([[0.0], [1.0], [10.0], [11.0]])
-    codebooks = jnp.float32([[[0.5], [99.0]]])
-    state = ResidualVQState(codebooks, jnp.float32([[4.0, 0.5]]))
-    _, new, _ = residual_vq(2, 1).apply((), state, values, KEY)
-    assert float(new.codebooks[0, 1, 0]) in values[:, 0].tolist()
-    np.testing.assert_allclose(new.counts, [[4.0, 1.0]])
-    np.testing.assert_allclose(new.codebooks[0, 0, 0], 0.8 * 0.5 + 0.2 * 5.5, rtol=1e-5)
-
-
 # --- transforms
 
 
@@ -381,8 +308,8 @@ def test_residual_vq_replaces_dead_entries_and_averages_the_others():
 )
 def test_transforms_undo_themselves(transform, columns):
     # Multiples of 2^-8 below 2^10: every intermediate is exact in float32.
-    values = jnp.round(_normal(columns, 200.0)(0, 99) * 256) / 256
-    _assert_same_bits(values, transform.inverse(transform.forward(values)))
+    values = jnp.round(normal(columns, 200.0)(0, 99) * 256) / 256
+    assert_same_bits(values, transform.inverse(transform.forward(values)))
 
 
 def test_normalize_maps_the_picture_into_the_unit_square():

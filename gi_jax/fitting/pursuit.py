@@ -72,7 +72,7 @@ def pursue(
       step_size: D, see `energy_rate`.
       most: of births at an event, static.
       prune_from: the first step after which Gaussians are pruned.
-      mask: [H, W, 1] that errors are times in the loss, and the residual of events too.
+      mask: [H, W, 1] that errors are times in the loss.
       trade_off: λ / D².
       implementation: of `rasterize`.
 
@@ -96,9 +96,10 @@ def pursue(
         rank = jnp.where(born, jnp.where(weak, 0, 2), 1)
         slots = jnp.argsort(rank, stable=True)[:most]
         room = jnp.sum(rank < 2)
+        masks = jnp.broadcast_to(mask, (*residual.shape[:2], 1))
+        residual = masks * residual
         new, worth = newborns(residual, min(most, total), step_size, trade_off)
         # Their colours are those of atoms that are masked as the residual is.
-        masks = jnp.broadcast_to(mask, (*residual.shape[:2], 1))
         y, x = jnp.floor(new.means[:, ::-1]).astype(jnp.int32).T
         there = masks[y, x]
         new = new._replace(colors=jnp.where(there > 0, new.colors / there, 0))

@@ -93,7 +93,7 @@ def compile_launch(launch: Launch, architecture: int) -> Resources:
     from triton.compiler import ASTSource
 
     names = launch.kernel.arg_names
-    kinds = {"float32": "*fp32", "int32": "*i32"}
+    kinds = {"float32": "*fp32", "int32": "*i32", "uint16": "*u16", "uint32": "*u32"}
     pointers = dict(zip(names, (kinds[dtype] for dtype in launch.dtypes)))
     source = ASTSource(
         launch.kernel,

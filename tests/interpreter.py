@@ -97,7 +97,7 @@ def _call(kernel, arrays, out, grid, num_warps, constants) -> Any:
     def run(*inputs):
         # Fresh memory of a GPU holds anything: here NaN, and numbers that are no index.
         results = [
-            np.full(x.shape, np.nan if x.dtype == np.float32 else -7, x.dtype)
+            np.full(x.shape, np.nan if x.dtype == np.float32 else -7).astype(x.dtype)
             for x in out
         ]
         tensors = [_Tensor(np.array(x)) for x in inputs]

@@ -97,6 +97,24 @@ def test_lists_hold_every_pair_that_touches_once(monkeypatch):
     assert len(listed) < 1.2 * len(needed) and len(listed) <= total[0]
 
 
+@pytest.mark.parametrize("rows", [3, 257])  # Keys of 16 and of 32 bits.
+def test_lists_of_small_and_large_pictures(monkeypatch, rows):
+    interpreter.use(monkeypatch)
+    grid = triton_rasterizer.Grid(16 * rows, 16 * 256, 20)
+    tiles = np.array([grid.num_tiles - 1, 0, 300, 5, 5, 4, grid.num_tiles - 1])
+    y, x = np.divmod(tiles, 256)
+    means = jnp.asarray(np.stack([x, y], axis=1) * 16 + 8.0, jnp.float32)[None]
+    factor = jnp.tile(jnp.array([0.4, 0, 0.4]), (1, 7, 1))
+    records = triton_rasterizer.pack_records(means, factor, jnp.ones((1, 7, 3)))
+    boxes = triton_rasterizer.find_boxes(grid, means, factor)
+    ids, offsets, total = triton_rasterizer.list_tiles(grid, 1, records, boxes)
+    assert total == 7
+    order = np.argsort(tiles, kind="stable")
+    np.testing.assert_array_equal(ids[:7], order)
+    counts = np.bincount(tiles, minlength=grid.num_tiles)
+    np.testing.assert_array_equal(np.diff(offsets), counts)
+
+
 def test_errors_say_what_is_missing(monkeypatch):
     gaussians = scene(0, 3, (8, 8))
     if jax.default_backend() != "gpu":

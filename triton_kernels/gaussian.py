@@ -65,7 +65,7 @@ def count_below(sorted_ptr, size, value, STEPS: tl.constexpr):
     """Returns how many of `size` sorted integers are below `value`, by bisection.
 
     Args:
-      sorted_ptr: [size] int32, not falling.
+      sorted_ptr: [size] integers below 2^31, not falling.
       size: how many.
       value: a number or a block of numbers.
       STEPS: bits of `size`.
@@ -74,6 +74,6 @@ def count_below(sorted_ptr, size, value, STEPS: tl.constexpr):
     for step in tl.static_range(STEPS):
         probe = below + (1 << (STEPS - 1 - step))
         inside = probe <= size
-        found = tl.load(sorted_ptr + probe - 1, mask=inside, other=0)
+        found = tl.load(sorted_ptr + probe - 1, mask=inside, other=0).to(tl.int32)
         below = tl.where(inside & (found < value), probe, below)
     return below

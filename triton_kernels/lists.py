@@ -5,16 +5,14 @@ are numbered one Gaussian after the other by a running sum of their counts. The 
 kernel then works on entry numbers, not on Gaussians: it finds the owner of a number by
 bisection, so that one Gaussian with thousands of tiles is spread over many programs.
 Entries whose tile the ellipse misses get a key behind all tiles. A sort by key, which
-keeps the order of Gaussians, puts the entries of a tile next to each other.
+keeps the order of Gaussians, puts the entries of a tile next to each other. Keys are
+unsigned and as short as they can be, since a radix sort takes a pass for every byte.
 """
 
 import triton
 import triton.language as tl
 
 from triton_kernels.gaussian import count_below
-
-# Key of an entry that belongs to no tile; sorts behind all of them.
-NOWHERE = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
@@ -95,7 +93,8 @@ def fill_kernel(
       box_ptr: [GAUSSIANS, 4] int32, pixels x0, y0, x1, y1, the last ones outside.
       first_ptr: [GAUSSIANS] int32, number of each Gaussian's first entry.
       total_ptr: [1] int32, number of entries.
-      key_ptr: [CAPACITY] int32, written: picture · TILES + tile, or NOWHERE.
+      key_ptr: [CAPACITY] uint16 or uint32, written: picture · TILES + tile, or the
+        number of all tiles, which sorts behind them.
       id_ptr: [CAPACITY] int32, written: the Gaussian.
       GAUSSIANS: of all pictures.
       PER_PICTURE: Gaussians of one picture.
@@ -123,7 +122,8 @@ def fill_kernel(
 
     hit = used & _touches(record_ptr + owner * 8, column, row, used, TILE, REACH)
     key = (owner // PER_PICTURE) * TILES + row * COLUMNS + column
-    key = tl.where(hit, key, NOWHERE)
+    key = tl.where(hit, key, GAUSSIANS // PER_PICTURE * TILES)
+    key = key.to(key_ptr.dtype.element_ty)
     tl.store(key_ptr + entry, key, mask=entry < CAPACITY)
     tl.store(id_ptr + entry, owner, mask=entry < CAPACITY)
 
@@ -174,7 +174,7 @@ def offsets_kernel(
     """Finds where each tile's entries begin; one program per BLOCK tiles.
 
     Args:
-      key_ptr: [CAPACITY] int32, sorted.
+      key_ptr: [CAPACITY] uint16 or uint32, sorted.
       offset_ptr: [TILES + 1] int32, written: entries of tile t are those from
         offset[t] up to offset[t + 1].
       CAPACITY: how many keys.

@@ -179,6 +179,8 @@ def list_tiles(
 
     count = boxes.shape[0]
     capacity = grid.total_capacity(pictures)
+    all_tiles = pictures * grid.num_tiles
+    key_type = jnp.uint16 if all_tiles < 2**16 else jnp.uint32
     first_tile = boxes[:, :2] // _TILE
     tiles = -(-boxes[:, 2:] // _TILE) - first_tile
     seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
@@ -186,16 +188,15 @@ def list_tiles(
     keys, ids = launch(
         kernels.fill_kernel,
         *(records, boxes, first, total),
-        out=[int32(capacity), int32(capacity)],
+        out=[jax.ShapeDtypeStruct((capacity,), key_type), int32(capacity)],
         grid=(-(-capacity // _BLOCK),),
         REACH=_CUT * _MARGIN**2,
         STEPS=count.bit_length(),
         BLOCK=_BLOCK,
         **_sizes(grid, pictures, count),
     )
-    # Two operands of 32 bits and a stable order: XLA hands this to a radix sort.
+    # Unsigned keys, one operand of 32 bits, a stable order: XLA takes a radix sort.
     keys, ids = jax.lax.sort((keys, ids), num_keys=1, is_stable=True)
-    all_tiles = pictures * grid.num_tiles
     (offsets,) = launch(
         kernels.offsets_kernel,
         keys,

@@ -6,6 +6,7 @@ from typing import Final
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from gi_jax.filters import blur, gradients
 from gi_jax.gaussians import Cholesky, RotationScale, area, to_cholesky
@@ -16,6 +17,9 @@ _SPREAD: Final = 0.45
 
 # Along and across an edge, sigma is multiplied and divided by exp(this · coherence).
 _ELONGATION: Final = 0.3
+
+# Side of the blocks in which points are placed, pixels.
+_BLOCK_SIDE: Final = 16
 
 # Bounds of sigma and of the structure tensor's window, pixels.
 _MIN_SIGMA: Final = 0.35
@@ -184,7 +188,7 @@ def _scatter_points(
     key: jax.Array, density: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws `count` evenly spread points; returns rows, columns and means in pixels."""
-    ends = jnp.cumsum(_error_diffusion(density).reshape(-1))
+    ends = jnp.cumsum(_round_density(density).reshape(-1))
     # The last pixel's rest may be missing, or one point too much.
     order = jnp.floor((jnp.arange(count) + 0.5) * (ends[-1] / count))
     pixel = jnp.searchsorted(ends, order.astype(ends.dtype), side="right")
@@ -194,31 +198,64 @@ def _scatter_points(
     return rows, columns, jnp.stack([columns, rows], axis=1) + jitter
 
 
-def _error_diffusion(density: jax.Array) -> jax.Array:
-    """Rounds a density to integers with its sum kept locally (Floyd and Steinberg).
+def _round_density(density: jax.Array) -> jax.Array:
+    """Rounds a density to integers with its sum kept locally.
+
+    The sums of blocks of pixels are rounded first, and then, all at once, the pixels of
+    each block to that sum. One error diffusion over the picture would take a step for
+    almost every pixel of its border, too many for a GPU, and is a worse start.
+
+    Args:
+      density: [H, W] points per pixel, not negative.
+
+    Returns:
+      [H, W] int32 points in each pixel; their sum is that of the density, rounded.
+    """
+    (height, width), side = density.shape, _BLOCK_SIDE
+    rows, columns = -(-height // side), -(-width // side)
+    density = jnp.pad(density, ((0, -height % side), (0, -width % side)))
+    blocks = density.reshape(rows, side, columns, side).swapaxes(1, 2)
+    wanted = blocks.sum(axis=(2, 3))
+    points = _error_diffusion(wanted[None], rows, columns)[0]
+    share = points / jnp.maximum(wanted, jnp.finfo(wanted.dtype).tiny)
+    blocks = (blocks * share[:, :, None, None]).reshape(-1, side, side)
+    row, column = jnp.divmod(jnp.arange(rows * columns), columns)
+    heights = jnp.minimum(height - side * row, side)
+    widths = jnp.minimum(width - side * column, side)
+    points = _error_diffusion(blocks, heights[:, None], widths[:, None])
+    points = points.reshape(rows, columns, side, side).swapaxes(1, 2)
+    return points.reshape(rows * side, columns * side)[:height, :width]
+
+
+def _error_diffusion(
+    densities: jax.Array, height: ArrayLike, width: ArrayLike
+) -> jax.Array:
+    """Rounds densities to integers by handing on what is left (Floyd and Steinberg).
 
     What is left over at a pixel goes on to the next one and to three of the row below;
     shares that would leave the picture go straight down, or on along the last row. All
     pixels with the same x + 2 y can be rounded at once.
 
     Args:
-      density: [H, W] points per pixel, not negative.
+      densities: [B, H, W] points per pixel, not negative.
+      height: of each, pixels, [B, 1] or a number; what is below is not looked at.
+      width: of each, pixels, [B, 1] or a number; what is beyond is not looked at.
 
     Returns:
-      [H, W] int32 points in each pixel.
+      [B, H, W] int32 points in each pixel.
     """
-    height, width = density.shape
-    y = jnp.arange(height)
+    size, most_rows, most_columns = densities.shape
+    y = jnp.arange(most_rows)
 
     def from_above(front):
-        return jnp.concatenate([jnp.zeros(1, front.dtype), front[:-1]])
+        return jnp.pad(front[:, :-1], ((0, 0), (1, 0)))
 
     def front(carry, t):
         last, second, third = carry  # What is left over on the last three fronts.
         x = t - 2 * y
-        inside = (x >= 0) & (x < width)
+        inside = (x >= 0) & (x < width) & (y < height)
         down = 5 / 16 + 3 / 16 * (x == 0) + 8 / 16 * (x == width - 1)
-        wanted = density[y, jnp.clip(x, 0, width - 1)]
+        wanted = densities[:, y, jnp.clip(x, 0, most_columns - 1)]
         wanted += jnp.where(y == height - 1, 1, 7 / 16) * last
         wanted += down * from_above(second)
         wanted += from_above(3 / 16 * last + 1 / 16 * third)
@@ -226,11 +263,11 @@ def _error_diffusion(density: jax.Array) -> jax.Array:
         left = jnp.where(inside, wanted - points, 0)
         return (left, last, second), points.astype(jnp.int32)
 
-    empty = jnp.zeros(height, density.dtype)
-    fronts = jnp.arange(width + 2 * (height - 1))
+    empty = jnp.zeros((size, most_rows), densities.dtype)
+    fronts = jnp.arange(most_columns + 2 * (most_rows - 1))
     _, points = jax.lax.scan(front, (empty, empty, empty), fronts)
-    x = jnp.arange(width)[None, :]
-    return points[x + 2 * y[:, None], y[:, None]]
+    x = jnp.arange(most_columns)
+    return jnp.moveaxis(points[x + 2 * y[:, None], :, y[:, None]], 2, 0)
 
 
 def _orientation(luminance: jax.Array, window: float) -> tuple[jax.Array, jax.Array]:

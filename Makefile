@@ -40,8 +40,11 @@ $(VENV)/.installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
 	@# Tests lower programs for GPUs without one. That takes a small part of JAX's
 	@# plugin, not the drivers that it depends on; without it those tests are skipped.
-	-$(VENV)/bin/python -m pip install --quiet --no-deps \
-	  "jax-cuda13-plugin==$$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)')"
+	@# XLA's compiler for GPUs lies apart: with it JAX looks for a GPU in every process.
+	-jaxlib=$$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)'); \
+	  $(VENV)/bin/python -m pip install --quiet --no-deps "jax-cuda13-plugin==$$jaxlib" && \
+	  $(VENV)/bin/python -m pip install --quiet --no-deps "jax-cuda13-pjrt==$$jaxlib" \
+	    --target $(VENV)/gpu-compiler
 	@touch $@
 
 clean:

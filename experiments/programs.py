@@ -16,7 +16,7 @@ import dataclasses
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 from unittest import mock
 
@@ -174,7 +174,7 @@ def _device() -> Any:
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-def programs(config: Config) -> Iterator[tuple[str, Callable, tuple]]:
+def programs(config: Config) -> Iterator[tuple[str, Any, tuple]]:
     """Yields names, jitted functions and the shapes of their arguments."""
     size = config.height, config.width
     sharding = _device()

@@ -14,10 +14,7 @@ whichever is more.
 
 import dataclasses
 import functools
-import importlib.metadata
 import itertools
-import os
-import platform
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
@@ -28,7 +25,8 @@ import numpy as np
 
 import gi_jax as gi
 from experiments.config import check_least, integers, run_script, setting
-from experiments.measure import measure, time_runs
+from experiments.machine import describe_machine
+from experiments.measure import calls_of_20_ms, measure, time_runs
 from experiments.records import write_json
 from gi_jax.gaussians import RADIUS
 from gi_jax.rendering import tiles, triton_call, triton_rasterizer
@@ -239,7 +237,9 @@ def run(config: Config) -> dict[str, Any]:
                 continue  # One picture after the other: it takes minutes.
             many = jax.tree.map(lambda x, b=batch: jnp.stack([x] * b), gaussians)
             for what, function, arguments in tasks(name, many, size):
-                calls = config.calls or (_calls(function, arguments) if on_gpu else 1)
+                calls = config.calls or (
+                    calls_of_20_ms(function, arguments) if on_gpu else 1
+                )
                 result = measure(function, arguments, config.repeats, calls)
                 floor = (
                     floor_milliseconds(what, pairs, batch, size)
@@ -250,10 +250,7 @@ def run(config: Config) -> dict[str, Any]:
                 add(what, name, batch, size, count, result, floor)
     return {
         "config": dataclasses.asdict(config),
-        "device": jax.devices()[0].device_kind,
-        "machine": platform.platform(),
-        "cores": os.cpu_count(),
-        "versions": _versions(),
+        **describe_machine(),
         "results": rows,
     }
 
@@ -284,24 +281,6 @@ def _implementations(config: Config) -> list[Implementation]:
     if config.implementations:
         return config.implementations.split(",")  # type: ignore[return-value]
     return ["xla"] if triton_call.why_unavailable() else ["triton", "xla"]
-
-
-def _calls(function: Callable, arguments: tuple) -> int:
-    """Returns how many calls take about 20 ms."""
-    jitted = jax.jit(function)
-    once = time_runs(lambda: jax.block_until_ready(jitted(*arguments)), 3)
-    return int(np.clip(20 / once["milliseconds"], 1, 200))
-
-
-def _versions() -> dict[str, str]:
-    names = "gi_jax", "jax", "jaxlib", "triton", "jax-triton"
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def main(config: Config) -> None:

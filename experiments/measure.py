@@ -76,7 +76,11 @@ def allotted_bytes(function: Callable, *arguments: Any) -> int | None:
 
 
 def measure(
-    function: Callable, arguments: tuple, repeats: int, calls: int = 1
+    function: Callable,
+    arguments: tuple,
+    repeats: int,
+    calls: int = 1,
+    compiler_options: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compiles and times a function.
 
@@ -86,12 +90,14 @@ def measure(
       repeats: runs.
       calls: of the function in a run, one after the other in one program, so that
         starting a program does not count where the function takes microseconds.
+      compiler_options: XLA's, instead of its defaults.
 
     Returns:
       Milliseconds per call (median and quartiles), seconds to compile, bytes of memory
       beyond arguments and results, and compilations after the first run.
     """
-    jitted = jax.jit(_repeated(function, calls) if calls > 1 else function)
+    repeated = _repeated(function, calls) if calls > 1 else function
+    jitted = jax.jit(repeated, compiler_options=compiler_options)
     start = time.perf_counter()
     compiled = jitted.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
@@ -141,6 +147,13 @@ def time_runs(run: Callable[[], Any], repeats: int, calls: int = 1) -> dict[str,
         times.append(1e3 * (time.perf_counter() - start) / calls)
     low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
     return {"milliseconds": middle, "quartiles": [low, high]}
+
+
+def calls_of_20_ms(function: Callable, arguments: tuple) -> int:
+    """Returns how many calls of a function take about 20 ms, 200 at most."""
+    jitted = jax.jit(function)
+    once = time_runs(lambda: jax.block_until_ready(jitted(*arguments)), 3)
+    return int(np.clip(20 / once["milliseconds"], 1, 200))
 
 
 def _repeated(function, calls):

@@ -1,5 +1,6 @@
 """The benchmark and the demonstration, run small."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
-from experiments import benchmark, demo
+from experiments import benchmark, demo, tuning
 from experiments.measure import _repeated
 from gi_jax.images import to_uint8
 from tests import interpreter
@@ -75,6 +76,32 @@ def test_benchmark_scene_is_a_picture():
     assert np.isfinite(gaussians.cholesky).all()
 
 
+def test_tuning_goes_on_where_a_variant_fails(monkeypatch, capsys):
+    interpreter.use(monkeypatch)
+    tasks = benchmark.tasks  # Two of them are enough.
+    monkeypatch.setattr(benchmark, "tasks", lambda *x: itertools.islice(tasks(*x), 2))
+    monkeypatch.setitem(tuning.VARIANTS, "odd", tuning.Variant({"_NO_SUCH": 1}))
+    config = tuning.Config(
+        num_gaussians="3", height=9, width=10, variants="odd,keys-32", repeats=1
+    )
+    report = tuning.run(config)
+    names = "as it is", "odd", "keys-32", "as it is again"
+    assert tuple(row["variant"] for row in report["results"]) == names
+    odd = report["results"].pop(1)
+    assert "_NO_SUCH" in odd["failed"]
+    for row in report["results"]:
+        assert len(row["milliseconds"]) == 2 and min(row["milliseconds"].values()) > 0
+    assert "keys-32" in capsys.readouterr().out
+    json.dumps(report)
+
+
+def test_tuning_needs_the_kernels():
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU here")
+    with pytest.raises(RuntimeError, match="do not run here"):
+        tuning.run(tuning.Config())
+
+
 def test_demo_writes_its_files(tmp_path):
     line = demo.run(to_uint8(photo(40, 48)), tmp_path, quality=50, effort=1)
     for word in ("bytes", "bpp", "PSNR", "MS-SSIM", "encoded in"):
@@ -85,6 +112,7 @@ def test_demo_writes_its_files(tmp_path):
 
 def test_scripts_say_what_they_take():
     names = {"benchmark": "repeats", "demo": "effort", "fit": "num_gaussians"}
+    names |= {"tuning": "repeats", "programs": "steps"}
     names |= {"kernels": "num_gaussians", "compression": "effort", "sweep": "retries"}
     for name, flag in names.items():
         done = subprocess.run(

@@ -29,6 +29,9 @@ _MARGIN: Final = 1.001
 # Gaussians, entries or tiles that one program of a list kernel handles.
 _BLOCK: Final = 256
 
+# Fewer tiles than this are sorted by keys of 16 bits, others by keys of 32.
+_SHORT_KEYS: Final = 1 << 16
+
 # Channels that one launch of the kernels draws together.
 _GROUP: Final = 3
 
@@ -180,7 +183,7 @@ def list_tiles(
     count = boxes.shape[0]
     capacity = grid.total_capacity(pictures)
     all_tiles = pictures * grid.num_tiles
-    key_type = jnp.uint16 if all_tiles < 2**16 else jnp.uint32
+    key_type = jnp.uint16 if all_tiles < _SHORT_KEYS else jnp.uint32
     first_tile = boxes[:, :2] // _TILE
     tiles = -(-boxes[:, 2:] // _TILE) - first_tile
     seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)

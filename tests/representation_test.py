@@ -1,5 +1,6 @@
 """Table 1 at the size of a stamp: points, files, reruns, what is reported."""
 
+import dataclasses
 import json
 
 import jax
@@ -43,6 +44,13 @@ def fits(monkeypatch):
 
     monkeypatch.setattr(gi, "fit", start)
     return calls
+
+
+def test_warm_fits_are_the_second_ones(fits, config, tmp_path):
+    config = dataclasses.replace(config, num_gaussians="20", warm_up=True)
+    assert runner.run(representation.EXPERIMENT, config) == 0
+    once = [(20, "paper", 10), (20, "fast", 10)]
+    assert fits == [fit for fit in once for _ in range(2)]
 
 
 def test_all_points_are_measured_once(fits, config, tmp_path, capsys):

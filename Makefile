@@ -2,7 +2,10 @@
 # make test   installs and runs the tests
 # make lint   installs and runs ruff and mypy
 # make gpu    on a machine with an NVIDIA GPU: installs, tests the Triton kernels on it,
-#             measures everything, writes results/gpu.json
+#             checks them by compute-sanitizer and measures everything, to results/gpu;
+#             IMAGES='kodak/*.png' adds the table of fits of those pictures, and
+#             RELEASED=DIR the released GaussianImage in that folder, side by side.
+#             gpu-test, -sanitize, -measure, -table and -released are its parts
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +13,13 @@ JOBS ?= 2
 
 export JAX_PLATFORMS ?=
 
-.PHONY: demo test lint gpu install clean
+IMAGES ?=
+RELEASED ?=
+GPU_PYTHON ?=
+GPU_RESULTS ?= results/gpu
+
+.PHONY: demo test lint gpu install clean \
+  gpu-install gpu-test gpu-sanitize gpu-measure gpu-table gpu-released
 
 demo: install
 	$(VENV)/bin/python -m experiments.demo
@@ -23,12 +32,39 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-gpu: install
-	$(VENV)/bin/python -m pip install --quiet --editable '.[cuda,dev]'
-	$(VENV)/bin/python -c 'import jax; assert jax.default_backend() == "gpu", jax.devices()'
-	$(VENV)/bin/python -m pytest tests/rasterize_test.py tests/triton_test.py \
-	  tests/fit_test.py
-	$(VENV)/bin/python -m experiments.benchmark --output=results/gpu.json
+gpu: gpu-test gpu-sanitize gpu-measure $(if $(IMAGES),gpu-table) $(if $(RELEASED),gpu-released)
+
+# Where GPU_PYTHON names a Python that has everything, nothing is installed.
+GPU_RUN = $(or $(GPU_PYTHON),$(VENV)/bin/python)
+
+gpu-install: $(if $(GPU_PYTHON),,install)
+	$(if $(GPU_PYTHON),,$(VENV)/bin/python -m pip install --quiet --editable '.[cuda,dev]')
+	$(GPU_RUN) -c 'import jax; assert jax.default_backend() == "gpu", jax.devices()'
+
+gpu-test: gpu-install
+	$(GPU_RUN) -m pytest tests/rasterize_test.py tests/triton_test.py tests/fit_test.py
+
+# Each buffer is an allocation of its own, so that what is read or written beyond it shows.
+gpu-sanitize: gpu-install
+	for tool in memcheck racecheck initcheck synccheck; do \
+	  XLA_PYTHON_CLIENT_ALLOCATOR=platform \
+	  compute-sanitizer --tool=$$tool --kernel-name=kernel_substring=_kernel \
+	    --error-exitcode=1 $(GPU_RUN) -m experiments.benchmark --implementations=triton \
+	    --num_gaussians=300 --sizes=97x61 --batches=1,3 --repeats=1 --calls=1 || exit 1; \
+	done
+
+gpu-measure: gpu-install
+	$(GPU_RUN) -m experiments.benchmark --output=$(GPU_RESULTS)/benchmark.json
+	$(GPU_RUN) -m experiments.tuning --output=$(GPU_RESULTS)/tuning.json
+
+gpu-table: gpu-install
+	$(GPU_RUN) -m experiments.representation --images='$(IMAGES)' --warm_up \
+	  --num_gaussians=3000,10000,20000,70000 --steps=25,50,100,200,500,1000 \
+	  --workdir=$(GPU_RESULTS)/representation
+
+gpu-released: gpu-install
+	$(GPU_RUN) -m experiments.released --checkout='$(RELEASED)' \
+	  --image='$(firstword $(wildcard $(IMAGES)))' --workdir=$(GPU_RESULTS)/released
 
 install: $(VENV)/.installed
 

@@ -132,7 +132,7 @@ def _measure(variant: Variant, count: int, config: Config) -> dict[str, float]:
     """Returns milliseconds by task."""
     size = config.height, config.width
     found = {}
-    with _constants(variant):
+    with as_variant(variant):
         gaussians = jax.tree.map(lambda leaf: leaf[None], benchmark.scene(count, *size))
         for name, function, arguments in benchmark.tasks("triton", gaussians, size):
             calls = calls_of_20_ms(function, arguments)
@@ -144,7 +144,7 @@ def _measure(variant: Variant, count: int, config: Config) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _constants(variant: Variant) -> Iterator[None]:
+def as_variant(variant: Variant) -> Iterator[None]:
     """Lets everything be traced anew, with the constants of a variant."""
     jax.clear_caches()
     with contextlib.ExitStack() as stack:

@@ -50,6 +50,20 @@ def test_several_steps_per_look_change_nothing(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, result.gaussians, expected.gaussians)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+def test_a_fit_on_a_gpu_is_as_good_as_on_a_cpu():
+    images = [photo(64, 80)[:, :, [i, (i + 1) % 3, (i + 2) % 3]] for i in range(3)]
+
+    def mean_psnr():
+        fits = (fit(image=x, num_gaussians=300, steps=200) for x in images)
+        return np.mean([result.psnr for result in fits])
+
+    on_gpu = mean_psnr()
+    with jax.default_device(jax.devices("cpu")[0]):
+        on_cpu = mean_psnr()
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=0.05)
+
+
 @pytest.mark.parametrize("loss", ["l1", "l2+ssim"])
 def test_other_losses_improve_the_picture(loss):
     result = fit(loss=loss, steps=18, implementation="dense")

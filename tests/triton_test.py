@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
+from experiments import tuning
 from gi_jax.gaussians import CUTOFF
 from gi_jax.rendering import triton_call, triton_rasterizer
 from tests import interpreter
@@ -113,6 +114,18 @@ def test_lists_of_small_and_large_pictures(monkeypatch, rows):
     np.testing.assert_array_equal(ids[:7], order)
     counts = np.bincount(tiles, minlength=grid.num_tiles)
     np.testing.assert_array_equal(np.diff(offsets), counts)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+def test_both_calls_of_kernels_draw_the_same():
+    gaussians = scene(0, 300, (97, 61))
+
+    def draw():
+        return jax.jit(lambda g: gi.rasterize(g, (97, 61)))(gaussians)
+
+    expected = draw()
+    with tuning.as_variant(tuning.VARIANTS["typed-calls"]):
+        np.testing.assert_array_equal(draw(), expected)
 
 
 def test_errors_say_what_is_missing(monkeypatch):

@@ -134,7 +134,7 @@ def count_pairs(gaussians: gi.Cholesky, image_size: tuple[int, int]) -> Pairs:
     touched = int(jnp.sum(blocks.ids < len(means)))
     x0, y0, x1, y1 = triton_rasterizer.find_boxes(
         triton_rasterizer.Grid(height, width, 1), means, factor
-    ).T
+    )
     side = triton_rasterizer.SIDE
     squares = -((x0 - x1) // side) * -((y0 - y1) // side)
     walked = side**2 * np.sum(np.asarray(squares, np.int64))

@@ -158,9 +158,14 @@ def whitening(factor: jax.Array) -> jax.Array:
     Returns:
       [..., 3] the entries (1, 1), (2, 1), (2, 2) of L⁻¹, 1 / pixels.
     """
+    return jnp.stack(whitening_columns(factor), axis=-1)
+
+
+def whitening_columns(factor: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the entries of `whitening`, [...] each."""
     w11 = 1 / factor[..., 0]
     w22 = 1 / factor[..., 2]
-    return jnp.stack([w11, -(factor[..., 1] * w11) * w22, w22], axis=-1)
+    return w11, -(factor[..., 1] * w11) * w22, w22
 
 
 def resize(gaussians: _AnyGaussians, scale: ArrayLike) -> _AnyGaussians:

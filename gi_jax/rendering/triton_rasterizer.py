@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gi_jax.gaussians import CUTOFF, RADIUS, whitening
+from gi_jax.gaussians import CUTOFF, RADIUS, whitening_columns
 from gi_jax.rendering.triton_call import float32, int32, launch
 
 # Side of a tile, pixels; warps that share a tile's list.
@@ -69,6 +69,18 @@ class Grid(NamedTuple):
     def total_capacity(self, pictures: int) -> int:
         """Returns the entries of a batch; they are numbered by 31 bits."""
         return min(pictures * self.capacity, 2**31 - 2 * _BLOCK)
+
+
+class Boxes(NamedTuple):
+    """The pixels that Gaussians may reach, [B·N] int32 each; the last ones are outside.
+
+    Empty, at 0, where a Gaussian is off the picture or not finite.
+    """
+
+    x0: jax.Array
+    y0: jax.Array
+    x1: jax.Array
+    y1: jax.Array
 
 
 class Lists(NamedTuple):
@@ -174,23 +186,20 @@ def _forward(grid, means, factor, colors):
     return draw(grid, pictures, channels, records, lists)
 
 
-def list_tiles(
-    grid: Grid, pictures: int, records: jax.Array, boxes: jax.Array
-) -> Lists:
+def list_tiles(grid: Grid, pictures: int, records: jax.Array, boxes: Boxes) -> Lists:
     """Returns the Gaussians that touch each tile, of B pictures."""
     import triton_kernels as kernels
 
-    count = boxes.shape[0]
+    count = records.shape[1]
     capacity = grid.total_capacity(pictures)
     all_tiles = pictures * grid.num_tiles
     key_type = jnp.uint16 if all_tiles < _SHORT_KEYS else jnp.uint32
-    first_tile = boxes[:, :2] // _TILE
-    tiles = -(-boxes[:, 2:] // _TILE) - first_tile
-    seen = jnp.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-    first, total = _running_sum(jnp.where(seen, tiles[:, 0] * tiles[:, 1], 0))
+    columns = -(-boxes.x1 // _TILE) - boxes.x0 // _TILE
+    rows = -(-boxes.y1 // _TILE) - boxes.y0 // _TILE
+    first, total = _running_sum(columns * rows)
     keys, ids = launch(
         kernels.fill_kernel,
-        *(records, boxes, first, total),
+        *(records, jnp.stack(boxes, axis=1), first, total),
         out=[jax.ShapeDtypeStruct((capacity,), key_type), int32(capacity)],
         grid=(-(-capacity // _BLOCK),),
         REACH=_CUT * _MARGIN**2,
@@ -259,7 +268,7 @@ def _backward(grid, means, factor, colors, cotangent):
     groups = records.shape[0]
 
     strips = max(_PROGRAMS - count, _MIN_STRIPS)
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    width, height = boxes.x1 - boxes.x0, boxes.y1 - boxes.y0
     # Few large Gaussians get small strips, many get such as there are programs for.
     pixels = jnp.sum(width.astype(jnp.float32) * height)
     strip_pixels = jnp.maximum(pixels / max(strips, 1), _STRIP_PIXELS)
@@ -269,7 +278,8 @@ def _backward(grid, means, factor, colors, cotangent):
     first, total = _running_sum(strip_count)
     (moments,) = launch(
         kernels.backward_kernel,
-        *(records, boxes, strip_rows, first, strip_count, total, cotangent),
+        *(records, jnp.stack(boxes, axis=1), strip_rows, first, strip_count, total),
+        cotangent,
         out=[float32(groups, count + strips, 8)],
         grid=(count + strips, groups),
         num_warps=1,
@@ -299,7 +309,7 @@ def _backward(grid, means, factor, colors, cotangent):
     m1, m2, p11, p12, p22 = jnp.moveaxis(geometry, 2, 0)
     m1, m2 = m1 / _UNIT, m2 / _UNIT
     p11, p12, p22 = p11 / _UNIT**2, p12 / _UNIT**2, p22 / _UNIT**2
-    w11, w21, w22 = jnp.moveaxis(whitening(factor), 2, 0)
+    w11, w21, w22 = whitening_columns(factor)
     d_means = jnp.stack([w11 * m1 + w21 * m2, w22 * m2], axis=2)
     d_factor = jnp.stack([w11 * p11 + w21 * p12, w22 * p12, w22 * p22], axis=2)
     d_colors = jnp.moveaxis(sums[:, :, 5:], 0, 1).reshape(count, groups * _GROUP)
@@ -311,29 +321,34 @@ def pack_records(means: jax.Array, factor: jax.Array, colors: jax.Array) -> jax.
     """Packs what the kernels read of each Gaussian, [channel groups, B·N, 8]."""
     channels = colors.shape[2]
     groups = -(-channels // _GROUP)
-    geometry = jnp.concatenate([means, _UNIT * whitening(factor)], axis=2)
-    geometry = geometry.reshape(1, -1, 5)
-    colors = colors.reshape(-1, channels)
-    colors = jnp.pad(colors, ((0, 0), (0, groups * _GROUP - channels)))
-    colors = jnp.moveaxis(colors.reshape(-1, groups, _GROUP), 1, 0)
-    geometry = jnp.broadcast_to(geometry, (groups, *geometry.shape[1:]))
-    return jnp.concatenate([geometry, colors], axis=2)
+    # One column after the other: XLA fuses this to one kernel.
+    w11, w21, w22 = (_UNIT * w.reshape(-1) for w in whitening_columns(factor))
+    geometry = [means[..., 0].reshape(-1), means[..., 1].reshape(-1), w11, w21, w22]
+    shades = [colors[..., k].reshape(-1) for k in range(channels)]
+    shades += [jnp.zeros_like(w11)] * (groups * _GROUP - channels)
+    records = [
+        jnp.stack([*geometry, *shades[k : k + _GROUP]], axis=1)
+        for k in range(0, groups * _GROUP, _GROUP)
+    ]
+    return jnp.stack(records)
 
 
-def find_boxes(grid: Grid, means: jax.Array, factor: jax.Array) -> jax.Array:
-    """Returns the pixels x0, y0, x1, y1 that a Gaussian may reach, [B·N, 4] int32.
+def find_boxes(grid: Grid, means: jax.Array, factor: jax.Array) -> Boxes:
+    """Returns the boxes of B·N Gaussians."""
+    extents = jnp.abs(factor[..., 0]), jnp.hypot(factor[..., 1], factor[..., 2])
 
-    The last ones are outside. Empty where a Gaussian is off the picture or not finite.
-    """
-    height = jnp.hypot(factor[..., 1], factor[..., 2])
-    extent = RADIUS * _MARGIN * jnp.stack([jnp.abs(factor[..., 0]), height], axis=-1)
-    size = jnp.array([grid.width, grid.height], jnp.float32)
-    # Pixel centres in [mean - extent, mean + extent], as indices.
-    low = jnp.maximum(jnp.ceil(means - extent - 0.5), 0)
-    high = jnp.minimum(jnp.floor(means + extent - 0.5) + 1, size)
-    seen = jnp.all(low < high, axis=-1, keepdims=True)  # NaN is not.
-    boxes = jnp.where(seen, jnp.concatenate([low, high], axis=-1), 0)
-    return boxes.astype(jnp.int32).reshape(-1, 4)
+    def span(mean, extent, size):
+        # Pixel centres in [mean - extent, mean + extent], as indices.
+        reach = RADIUS * _MARGIN * extent
+        low = jnp.maximum(jnp.ceil(mean - reach - 0.5), 0)
+        high = jnp.minimum(jnp.floor(mean + reach - 0.5) + 1, size)
+        return low.reshape(-1), high.reshape(-1)
+
+    x0, x1 = span(means[..., 0], extents[0], grid.width)
+    y0, y1 = span(means[..., 1], extents[1], grid.height)
+    seen = (x0 < x1) & (y0 < y1)  # NaN is not.
+    sides = (jnp.where(seen, side, 0).astype(jnp.int32) for side in (x0, y0, x1, y1))
+    return Boxes(*sides)
 
 
 def _running_sum(counts):

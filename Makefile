@@ -5,7 +5,7 @@
 #             checks them by compute-sanitizer and measures everything, to results/gpu;
 #             IMAGES='kodak/*.png' adds the table of fits of those pictures, and
 #             RELEASED=DIR the released GaussianImage in that folder, side by side.
-#             gpu-test, -sanitize, -measure, -table and -released are its parts
+#             gpu-test, -sanitize, -benchmark, -tuning, -table, -released are its parts
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +19,8 @@ GPU_PYTHON ?=
 GPU_RESULTS ?= results/gpu
 
 .PHONY: demo test lint gpu install clean \
-  gpu-install gpu-test gpu-sanitize gpu-measure gpu-table gpu-released
+  gpu-install gpu-test gpu-sanitize gpu-benchmark gpu-tuning gpu-table \
+  gpu-released
 
 demo: install
 	$(VENV)/bin/python -m experiments.demo
@@ -32,7 +33,7 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-gpu: gpu-test gpu-sanitize gpu-measure $(if $(IMAGES),gpu-table) $(if $(RELEASED),gpu-released)
+gpu: gpu-test gpu-sanitize gpu-benchmark gpu-tuning $(if $(IMAGES),gpu-table) $(if $(RELEASED),gpu-released)
 
 # Where GPU_PYTHON names a Python that has everything, nothing is installed.
 GPU_RUN = $(or $(GPU_PYTHON),$(VENV)/bin/python)
@@ -42,7 +43,8 @@ gpu-install: $(if $(GPU_PYTHON),,install)
 	$(GPU_RUN) -c 'import jax; assert jax.default_backend() == "gpu", jax.devices()'
 
 gpu-test: gpu-install
-	$(GPU_RUN) -m pytest tests/rasterize_test.py tests/triton_test.py tests/fit_test.py
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(GPU_RUN) -m pytest -n 4 \
+	  tests/rasterize_test.py tests/triton_test.py tests/fit_test.py
 
 # Each buffer is an allocation of its own, so that what is read or written beyond it shows.
 gpu-sanitize: gpu-install
@@ -53,13 +55,15 @@ gpu-sanitize: gpu-install
 	    --num_gaussians=300 --sizes=97x61 --batches=1,3 --repeats=1 --calls=1 || exit 1; \
 	done
 
-gpu-measure: gpu-install
+gpu-benchmark: gpu-install
 	$(GPU_RUN) -m experiments.benchmark --output=$(GPU_RESULTS)/benchmark.json
+
+gpu-tuning: gpu-install
 	$(GPU_RUN) -m experiments.tuning --output=$(GPU_RESULTS)/tuning.json
 
 gpu-table: gpu-install
 	$(GPU_RUN) -m experiments.representation --images='$(IMAGES)' --warm_up \
-	  --num_gaussians=3000,10000,20000,70000 --steps=25,50,100,200,500,1000 \
+	  --num_gaussians=3000,10000,20000,70000 --steps=50,100,200,500 \
 	  --workdir=$(GPU_RESULTS)/representation
 
 gpu-released: gpu-install

@@ -211,9 +211,14 @@ def measure_decoding(
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Measures everything and prints a table."""
+    """Measures everything, prints a table and writes it line by line."""
     on_gpu = jax.default_backend() == "gpu"
     rows: list[dict[str, Any]] = []
+    report = {
+        "config": dataclasses.asdict(config),
+        **describe_machine(),
+        "results": rows,
+    }
     heads = "B size N what by ms quartiles floor per_s MB compile_s recompiled"
     print(_LINE.format(*heads.split()))
 
@@ -224,6 +229,8 @@ def run(config: Config) -> dict[str, Any]:
         row["per_second"] = 1e3 * batch / row["milliseconds"]
         rows.append(row)
         print(_line(row), flush=True)
+        if config.output:
+            write_json(config.output, report)
 
     for size, count in itertools.product(config.image_sizes(on_gpu), config.counts()):
         gaussians = scene(count, *size)
@@ -248,11 +255,7 @@ def run(config: Config) -> dict[str, Any]:
                 )
                 result |= {"calls": calls, "pairs": pairs._asdict()}
                 add(what, name, batch, size, count, result, floor)
-    return {
-        "config": dataclasses.asdict(config),
-        **describe_machine(),
-        "results": rows,
-    }
+    return report
 
 
 _LINE: Final = "{:>3}{:>11}{:>7}  {:<19}{:<7}{:>9}{:>18}{:>8}{:>10}{:>6}{:>10}{:>11}"
@@ -285,9 +288,7 @@ def _implementations(config: Config) -> list[Implementation]:
 
 def main(config: Config) -> None:
     """Measures what the flags say."""
-    report = run(config)
-    if config.output:
-        write_json(config.output, report)
+    run(config)
 
 
 if __name__ == "__main__":

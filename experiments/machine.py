@@ -23,12 +23,13 @@ def describe_machine() -> dict[str, Any]:
         ),
         "machine": platform.platform(),
         "cores": os.cpu_count(),
-        "versions": _versions(),
+        "versions": versions(),
         "commit": _line("git", "describe", "--always", "--dirty", "--exclude=*"),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of what results depend on, as installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

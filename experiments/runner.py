@@ -21,9 +21,7 @@ An experiment is a module with
 import dataclasses
 import glob
 import hashlib
-import importlib.metadata
 import json
-import platform
 import re
 import statistics
 import sys
@@ -38,6 +36,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from experiments.config import fingerprint, run_script, setting
+from experiments.machine import versions
 from experiments.records import write_json
 
 # Flags defined through here belong to the calling script, and so to its --help.
@@ -226,10 +225,7 @@ def write_finished(
         "config": settings,
         "fingerprint": fingerprint(settings),
         "device": jax.devices()[0].device_kind,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("gi_jax", "jax")},
-        },
+        "versions": versions(),
     }
     write_json(folder / METRICS, result)
     return result

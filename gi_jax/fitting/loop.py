@@ -114,7 +114,7 @@ def run_chunks(
     Ends after `steps` steps or when a picture reached `goal`, in dB. Leading axes of a
     batch are kept; metrics are [..., steps of the chunk].
     """
-    chunk = 1
+    chunk = 1 if default_platform() == "cpu" else _STEPS_PER_LOOK
     while (done := _number(state.step)) < steps:
         start = time.perf_counter()
         next_growth = min((s for s in programs.growth_steps if s > done), default=steps)

@@ -33,7 +33,8 @@ lint: install
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-gpu: gpu-test gpu-sanitize gpu-benchmark gpu-tuning $(if $(IMAGES),gpu-table) $(if $(RELEASED),gpu-released)
+gpu: gpu-test gpu-benchmark gpu-tuning $(if $(IMAGES),gpu-table) $(if $(RELEASED),gpu-released) \
+  gpu-sanitize
 
 # Where GPU_PYTHON names a Python that has everything, nothing is installed.
 GPU_RUN = $(or $(GPU_PYTHON),$(VENV)/bin/python)
@@ -47,13 +48,15 @@ gpu-test: gpu-install
 	  tests/rasterize_test.py tests/triton_test.py tests/fit_test.py
 
 # Each buffer is an allocation of its own, so that what is read or written beyond it shows.
+# All kernels are looked at for what is not initialized, since some write what others read.
 gpu-sanitize: gpu-install
-	for tool in memcheck racecheck initcheck synccheck; do \
+	failed=0; for tool in memcheck racecheck synccheck initcheck; do \
+	  only=$$(test $$tool = initcheck || echo --kernel-name=kernel_substring=_kernel); \
 	  XLA_PYTHON_CLIENT_ALLOCATOR=platform \
-	  compute-sanitizer --tool=$$tool --kernel-name=kernel_substring=_kernel \
-	    --error-exitcode=1 $(GPU_RUN) -m experiments.benchmark --implementations=triton \
-	    --num_gaussians=300 --sizes=97x61 --batches=1,3 --repeats=1 --calls=1 || exit 1; \
-	done
+	  compute-sanitizer --tool=$$tool $$only --error-exitcode=1 \
+	    $(GPU_RUN) -m experiments.benchmark --implementations=triton --num_gaussians=300 \
+	    --sizes=97x61 --batches=1,3 --repeats=1 --calls=1 || failed=1; \
+	done; exit $$failed
 
 gpu-benchmark: gpu-install
 	$(GPU_RUN) -m experiments.benchmark --output=$(GPU_RESULTS)/benchmark.json
@@ -67,8 +70,9 @@ gpu-table: gpu-install
 	  --workdir=$(GPU_RESULTS)/representation
 
 gpu-released: gpu-install
+	@test -n '$(IMAGES)' || { echo "RELEASED needs IMAGES, of which it takes the first"; exit 1; }
 	$(GPU_RUN) -m experiments.released --checkout='$(RELEASED)' \
-	  --image='$(firstword $(wildcard $(IMAGES)))' --workdir=$(GPU_RESULTS)/released
+	  --image='$(firstword $(sort $(wildcard $(IMAGES))))' --workdir=$(GPU_RESULTS)/released
 
 install: $(VENV)/.installed
 

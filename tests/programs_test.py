@@ -46,13 +46,14 @@ backend_config={"known_trip_count":{"n":"16"}}
 
 ENTRY %main (z: f32[]) -> (f32[], f32[2]) {
   %z = f32[] parameter(0)
-  %call.1 = (f32[], f32[2]{0}) call(%z), to_apply=%inner
+  %call.1 = (f32[], f32[2]{0}) call(%z, %z), to_apply=%inner
+  %if.1 = f32[] conditional(%z, %z, %z), branch_computations={%inner, %inner}
   %while.2 = f32[] while(%z), condition=%c, body=%outer
   ROOT %sort.1 = (f32[], f32[2]{0}) custom-call(%while.2), custom_call_target="s"
 }
 """
     inner = Loop("scan", 16, 1, [])
-    assert read_loops(text) == Loop("", 1, 2, [Loop("", None, 1, [inner])])
+    assert read_loops(text) == Loop("", 1, 4, [Loop("", None, 1, [inner])])
 
 
 @pytest.mark.skipif(not COMPILER.exists(), reason="XLA has no compiler for GPUs here")

@@ -67,6 +67,6 @@ def test_ours_draws_what_the_released_code_found(config, tmp_path):
     assert "Released, 1 steps: 5.00 dB in 3.0 s." in text
 
 
-def test_the_released_code_must_be_there(config, tmp_path):
+def test_the_released_code_must_be_there(tmp_path):
     with pytest.raises(ValueError, match="expected the released GaussianImage in"):
         released._released_model(tmp_path)

@@ -6,7 +6,7 @@ kernel then works on entry numbers, not on Gaussians: it finds the owner of a nu
 bisection, so that one Gaussian with thousands of tiles is spread over many programs.
 Entries whose tile the ellipse misses get a key behind all tiles. A sort by key, which
 keeps the order of Gaussians, puts the entries of a tile next to each other. Keys are
-unsigned and as short as they can be, since a radix sort takes a pass for every byte.
+unsigned, and of 16 bits where that is enough: a radix sort takes a pass for every byte.
 """
 
 import triton

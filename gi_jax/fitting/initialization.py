@@ -189,7 +189,7 @@ def _scatter_points(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws `count` evenly spread points; returns rows, columns and means in pixels."""
     ends = jnp.cumsum(_round_density(density).reshape(-1))
-    # The last pixel's rest may be missing, or one point too much.
+    # A few points may be missing, or too many.
     order = jnp.floor((jnp.arange(count) + 0.5) * (ends[-1] / count))
     pixel = jnp.searchsorted(ends, order.astype(ends.dtype), side="right")
     pixel = jnp.minimum(pixel, density.size - 1)
@@ -209,7 +209,8 @@ def _round_density(density: jax.Array) -> jax.Array:
       density: [H, W] points per pixel, not negative.
 
     Returns:
-      [H, W] int32 points in each pixel; their sum is that of the density, rounded.
+      [H, W] int32 points in each pixel; their sum is that of the density but for
+      about one in a thousand.
     """
     (height, width), side = density.shape, _BLOCK_SIDE
     rows, columns = -(-height // side), -(-width // side)

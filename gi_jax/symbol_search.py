@@ -126,7 +126,8 @@ class Search:
 
         Args:
           pixels: [H, W, C] float32 in 0..1.
-          step: D, about; how many Gaussians there may be depends on it.
+          step: D, about; how many Gaussians there may be depends on it (`refine` makes
+            room for more).
           weights: [H, W, 1] of the squared errors; 1 without.
           seed: of everything random.
           implementation: of `rasterize`.
@@ -138,9 +139,9 @@ class Search:
         self._full, self._half = (
             _make_level(pixels - self.mean, weights, factor) for factor in (1, 2)
         )
-        share = _PIXELS_PER_SLOT if step >= _FINE_STEP else _PIXELS_PER_FINE_SLOT
-        self._capacity = math.ceil(pixels.shape[0] * pixels.shape[1] / share)
-        self._programs = _make_programs(pixels.shape, self._capacity, implementation)
+        self._settings = pixels.shape, implementation
+        self._capacity = 0
+        self._make_room(step)
         self._key = jax.random.key(seed)
         self._report = report
 
@@ -173,6 +174,11 @@ class Search:
         self, symbols: Symbols, old_step: float, step: float, steps: int
     ) -> Symbols:
         """Goes on from symbols as real numbers, with births, and rounds by `step`."""
+        more = self._make_room(step)
+        symbols = jax.tree.map(
+            lambda leaf: jnp.pad(leaf, [(0, more), *[(0, 0)] * (leaf.ndim - 1)]),
+            symbols,
+        )
         gaussians, count = self._programs.restore(symbols, jnp.float32(old_step))
         schedule = refine_schedule(steps)
         state = self._fit(gaussians, count, self._full, step, schedule, steps)
@@ -202,6 +208,16 @@ class Search:
             self._report(_SWEEP_WORK * count, _psnr(mean))
             sweeps -= count
         return symbols, objective
+
+    def _make_room(self, step: float) -> int:
+        """Prepares programs for all Gaussians of a step; returns how many are new."""
+        shape, implementation = self._settings
+        share = _PIXELS_PER_SLOT if step >= _FINE_STEP else _PIXELS_PER_FINE_SLOT
+        more = max(math.ceil(shape[0] * shape[1] / share) - self._capacity, 0)
+        if more:
+            self._capacity += more
+            self._programs = _make_programs(shape, self._capacity, implementation)
+        return more
 
     def _fit(self, gaussians, count, level, step, schedule, steps) -> FitState:
         state = self._programs.begin(gaussians, count, self._next_key())

@@ -75,6 +75,12 @@ def test_fine_steps_have_room_for_more():
         for step in (0.99 * symbol_search._FINE_STEP, symbol_search._FINE_STEP)
     )
     assert (fine._capacity, coarse._capacity) == (160, 60)
+    # Also where a search comes to them later.
+    symbols = coarse.fit(STEP, 1)
+    assert len(symbols.size) == 60
+    refined = coarse.refine(symbols, STEP, 0.5 * STEP, 20)
+    assert len(refined.size) == 160
+    assert np.count_nonzero(refined.colors.any(1)) > 0
 
 
 def test_same_seed_same_bytes_and_nothing_compiled_twice():

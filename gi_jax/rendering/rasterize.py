@@ -50,8 +50,8 @@ def rasterize(
         that runs on the default device.
       capacity: pairs of tile and Gaussian; None chooses by N and the size. The picture
         does not depend on it. 'xla' handles so many at a time, about 100 bytes each.
-        'triton' keeps lists of so many, 32 bytes each, or of so many times the pictures
-        of a batch; what needs more is drawn without lists, slowly.
+        'triton' keeps lists of so many, 32 bytes each at most, or of so many times the
+        pictures of a batch; what needs more is drawn without lists, slowly.
 
     Returns:
       [H, W, C] float32 (with 'dense': the dtype of the colours), not clipped.

@@ -118,9 +118,9 @@ def rasterize_triton(
       factor: [N, 3] l11, l21, l22, pixels, none 0.
       colors: [N, C].
       image_size: H, W in pixels.
-      capacity: entries (tile, Gaussian) that the tile lists hold, 16 bytes each and as
-        much again while they are sorted; in a batch, the mean over its pictures. A
-        batch that needs more is drawn without lists: slowly, and just the same.
+      capacity: entries (tile, Gaussian) that the tile lists hold, 16 bytes each at most
+        and as much again while they are sorted; in a batch, the mean over its pictures.
+        A batch that needs more is drawn without lists: slowly, and just the same.
 
     Returns:
       [H, W, C] the picture, not clipped.

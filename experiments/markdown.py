@@ -37,5 +37,10 @@ def significant(value: float | None, digits: int = 3) -> str | None:
     return f"{value:,.0f}" if whole else f"{value:.{digits}g}"
 
 
+def mebibytes(number: float | None) -> str | None:
+    """Returns a number of bytes in MiB; None stays None."""
+    return fixed(None if number is None else number / 2**20, 0)
+
+
 def _line(cells: Iterable[str | None]) -> str:
     return f"| {' | '.join('–' if cell is None else cell for cell in cells)} |"

@@ -40,7 +40,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.config import check_least, integers, run_script, setting
-from experiments.markdown import fixed, table
+from experiments.markdown import fixed, mebibytes, table
 from experiments.measure import time_runs
 from experiments.records import write_json
 from gi_jax.images import atomic_write, load_image
@@ -84,7 +84,11 @@ class Config:
 
 
 def psnr_of_8_bits(picture: np.ndarray, image: np.ndarray) -> float:
-    """Returns the PSNR in dB of a picture rounded to 8 bits."""
+    """Returns the PSNR in dB of a picture rounded to 8 bits.
+
+    By NumPy, unlike `gi_jax.metrics.psnr`: where the released code is measured JAX may
+    not start, since it would take most of the GPU's memory.
+    """
     rounded = np.round(np.clip(picture, 0, 1) * 255) / 255
     return float(-10 * np.log10(np.mean((rounded - image) ** 2)))
 
@@ -283,7 +287,7 @@ def summary(released: dict[str, Any], ours: dict[str, Any]) -> str:
         for key in ("frames_per_second", "steps_per_second"):
             row += [fixed(theirs[key], 0), fixed(own[key], 0)]
             row += [fixed(own[key] / theirs[key], 2)]
-        row += [_mebibytes(theirs), _mebibytes(own)]
+        row += [mebibytes(side["memory_bytes"]) for side in (theirs, own)]
         row += [fixed(theirs["psnr"], 2), fixed(own["psnr"], 2)]
         row += [fixed(100 * own["pixels_that_differ"], 1)]
         rows.append(row)
@@ -303,11 +307,6 @@ def summary(released: dict[str, Any], ours: dict[str, Any]) -> str:
                 f"{fit['seconds']:.3f} s.\n"
             )
     return f"{text}\n{ours['device']}, driver {ours['driver']}, {ours['commit']}.\n"
-
-
-def _mebibytes(point: dict[str, Any]) -> str | None:
-    known = point["memory_bytes"]
-    return fixed(None if known is None else known / 2**20, 0)
 
 
 def main(config: Config) -> None:

@@ -37,7 +37,7 @@ from matplotlib import ticker
 import gi_jax as gi
 from experiments import fit, plots, runner
 from experiments.config import check_least, choices, integers, setting
-from experiments.markdown import fixed, table
+from experiments.markdown import fixed, mebibytes, significant, table
 from experiments.measure import (
     allotted_bytes,
     count_compilations,
@@ -241,10 +241,9 @@ def _mean_row(kind: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, A
 
 
 def _line(row: dict[str, Any]) -> list[str | None]:
-    memory = row["memory_bytes"]
-    mebibytes = fixed(None if memory is None else memory / 2**20, 0)
+    memory = mebibytes(row["memory_bytes"])
     if row.get("memory_is"):
-        mebibytes = f"{mebibytes} ({row['memory_is']})"
+        memory = f"{memory} ({row['memory_is']})"
     return [
         row["method"],
         fixed(row["num_gaussians"], 0),
@@ -252,10 +251,10 @@ def _line(row: dict[str, Any]) -> list[str | None]:
         fixed(row["pictures"], 0),
         fixed(row["psnr"], 2),
         fixed(row["ms_ssim"], 4),
-        fixed(row["seconds"], 1 if row["seconds"] >= 1 else 3),
+        significant(row["seconds"]),
         fixed(row.get("compile_seconds"), 1),
         fixed(row["frames_per_second"], 1),
-        mebibytes,
+        memory,
         fixed(row["parameters"] / 1e3, 1),
     ]
 

@@ -126,7 +126,7 @@ def covariance(gaussians: Gaussians) -> jax.Array:
 
 def conic(gaussians: Gaussians) -> jax.Array:
     """Returns the inverse covariances Σ⁻¹, [N, 2, 2] in 1 / square pixels."""
-    w11, w21, w22 = jnp.moveaxis(whitening(to_cholesky(gaussians).cholesky), -1, 0)
+    w11, w21, w22 = whitening_columns(to_cholesky(gaussians).cholesky)
     return _symmetric(w11**2 + w21**2, w21 * w22, w22**2)
 
 

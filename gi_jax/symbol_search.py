@@ -174,11 +174,11 @@ class Search:
         self, symbols: Symbols, old_step: float, step: float, steps: int
     ) -> Symbols:
         """Goes on from symbols as real numbers, with births, and rounds by `step`."""
-        more = self._make_room(step)
-        symbols = jax.tree.map(
-            lambda leaf: jnp.pad(leaf, [(0, more), *[(0, 0)] * (leaf.ndim - 1)]),
-            symbols,
-        )
+        if more := self._make_room(step):
+            symbols = jax.tree.map(
+                lambda leaf: jnp.pad(leaf, [(0, more), *[(0, 0)] * (leaf.ndim - 1)]),
+                symbols,
+            )
         gaussians, count = self._programs.restore(symbols, jnp.float32(old_step))
         schedule = refine_schedule(steps)
         state = self._fit(gaussians, count, self._full, step, schedule, steps)

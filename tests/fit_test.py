@@ -120,11 +120,10 @@ def test_target_psnr_stops_when_it_is_reached():
 
 def test_initial_gaussians_are_kept_to():
     first = fit()
-    again = fit(initial=first.gaussians, steps=30)
+    again = fit(initial=first.gaussians, steps=120)
     assert again.gaussians.means.shape == (COUNT, 2)
     np.testing.assert_allclose(again.history["psnr"][0], first.psnr, rtol=1e-4)
-    # The steps of a short fit are large: it has not found back to where it was.
-    assert again.psnr > first.psnr - 2
+    assert again.psnr > first.psnr - 0.5
 
 
 def test_rotation_scale_fits_with_parameter_steps():

@@ -322,10 +322,13 @@ def pack_records(means: jax.Array, factor: jax.Array, colors: jax.Array) -> jax.
     channels = colors.shape[2]
     groups = -(-channels // _GROUP)
     # One column after the other: XLA fuses this to one kernel.
-    w11, w21, w22 = (_UNIT * w.reshape(-1) for w in whitening_columns(factor))
-    geometry = [means[..., 0].reshape(-1), means[..., 1].reshape(-1), w11, w21, w22]
-    shades = [colors[..., k].reshape(-1) for k in range(channels)]
-    shades += [jnp.zeros_like(w11)] * (groups * _GROUP - channels)
+    means, factor, colors = (
+        x.reshape(-1, x.shape[-1]) for x in (means, factor, colors)
+    )
+    whitened = [_UNIT * w for w in whitening_columns(factor)]
+    geometry = [means[:, 0], means[:, 1], *whitened]
+    shades = [colors[:, k] for k in range(channels)]
+    shades += [jnp.zeros_like(means[:, 0])] * (groups * _GROUP - channels)
     records = [
         jnp.stack([*geometry, *shades[k : k + _GROUP]], axis=1)
         for k in range(0, groups * _GROUP, _GROUP)

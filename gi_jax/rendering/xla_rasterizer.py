@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gi_jax.gaussians import CUTOFF, whitening
+from gi_jax.gaussians import CUTOFF, whitening, whitening_columns
 from gi_jax.rendering.tiles import (
     BLOCK,
     TILE,
@@ -135,7 +135,7 @@ def _backward(grid, means, factor, colors, blocks, cotangent):
     # With m = Σ g w and P = Σ g w wᵀ, g = weight · (colour · cotangent):
     # dμ = L⁻ᵀ m, and dL is the lower triangle of L⁻ᵀ P.
     m1, m2, p11, p12, p22 = sums[:, :5].T
-    w11, w21, w22 = whitening(factor).T
+    w11, w21, w22 = whitening_columns(factor)
     d_means = jnp.stack([w11 * m1 + w21 * m2, w22 * m2], axis=1)
     d_factor = jnp.stack([w11 * p11 + w21 * p12, w22 * p12, w22 * p22], axis=1)
     return d_means, d_factor, sums[:, 5:]

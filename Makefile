@@ -1,5 +1,7 @@
 # make demo   installs, compresses a photo and shows what came of it
 # make test   installs and runs the tests
+# make smoke  installs, runs the demonstration at its quickest and the tests of files and
+#             formats: what is worth knowing of a Python within two minutes
 # make lint   installs and runs ruff and mypy
 # make gpu    on a machine with an NVIDIA GPU: installs, tests the Triton kernels on it,
 #             checks them by compute-sanitizer and measures everything, to results/gpu;
@@ -18,7 +20,7 @@ RELEASED ?=
 GPU_PYTHON ?=
 GPU_RESULTS ?= results/gpu
 
-.PHONY: demo test lint gpu install clean \
+.PHONY: demo test smoke lint gpu install clean \
   gpu-install gpu-test gpu-sanitize gpu-benchmark gpu-tuning gpu-table \
   gpu-released
 
@@ -27,6 +29,13 @@ demo: install
 
 test: install
 	$(VENV)/bin/python -m pytest -n $(JOBS)
+
+SMOKE_TESTS = $(patsubst %,tests/%_test.py, \
+  package codec bitstream sensitivity_codec images metrics gaussians cli)
+
+smoke: install
+	$(VENV)/bin/python -m experiments.demo --effort=1 --workdir=$(VENV)/demo
+	$(VENV)/bin/python -m pytest -n $(JOBS) $(SMOKE_TESTS)
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,9 @@
 """How alike two pictures are: mse, psnr, ssim, ms_ssim.
 
-Pictures are float [H, W, C] in 0..1, any C >= 1; every metric is a pure function of the
-two, symmetric, and works inside jax.jit, jax.grad and jax.vmap. Values outside 0..1 are
-not clipped. Gradients are finite everywhere, also where the pictures are equal.
+Pictures are float [H, W, C] in 0..1, or pairs of uint8 or uint16, any C >= 1. Every
+metric is a pure function of the two, symmetric, and works inside jax.jit, jax.grad and
+jax.vmap. Values outside 0..1 are not clipped. Gradients are finite everywhere, also
+where the pictures are equal.
 
 Quality is reported on 8-bit pictures: round them first, with `round_to_8_bits`.
 """
@@ -28,33 +29,44 @@ C2: Final = 0.03**2
 MS_SSIM_WEIGHTS: Final = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def mse(a: ArrayLike, b: ArrayLike) -> jax.Array:
+def mse(a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
     """Returns the mean squared error over pixels and channels, a scalar.
 
     Args:
-      a: [H, W, C] picture, float.
+      a: [H, W, C] picture, float; or uint8 or uint16, as b then is.
       b: [H, W, C] the other picture.
+      weights: [H, W, C] or [H, W, 1] of the squared errors; all alike by default.
 
     Raises:
-      ValueError: where the pictures are not float [H, W, C] of the same shape.
+      ValueError: where the pictures are not [H, W, C] of the same shape and kind.
     """
     a, b = check_pictures(a, b)
-    return jnp.mean((a - b) ** 2)
+    return weighted_mean((a - b) ** 2, weights)
 
 
-def psnr(a: ArrayLike, b: ArrayLike) -> jax.Array:
+def weighted_mean(values: jax.Array, weights: ArrayLike | None) -> jax.Array:
+    """Returns the mean of values [H, W, C], weighted by [H, W, C] or [H, W, 1]."""
+    if weights is None:
+        return jnp.mean(values)
+    weights = jnp.broadcast_to(jnp.asarray(weights, values.dtype), values.shape)
+    return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def psnr(a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None) -> jax.Array:
     """Returns the peak signal-to-noise ratio -10 log₁₀ mse, a scalar in dB.
 
-    The data range is 1. Equal pictures give inf, with a gradient of 0.
+    The data range is 1 for floats, that of the type for uint8 and uint16. Equal
+    pictures give inf, with a gradient of 0.
 
     Args:
-      a: [H, W, C] picture, float.
+      a: [H, W, C] picture, float; or uint8 or uint16, as b then is.
       b: [H, W, C] the other picture.
+      weights: [H, W, C] or [H, W, 1] of the squared errors; all alike by default.
 
     Raises:
-      ValueError: where the pictures are not float [H, W, C] of the same shape.
+      ValueError: where the pictures are not [H, W, C] of the same shape and kind.
     """
-    error = mse(a, b)
+    error = mse(a, b, weights)
     equal = error == 0
     decibels = -10 * jnp.log10(jnp.where(equal, 1, error))
     return jnp.where(equal, jnp.inf, decibels)
@@ -78,14 +90,14 @@ def ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
     shrinks to the largest odd size that fits, 1x1 at the least, at the same sigma.
 
     Args:
-      a: [H, W, C] picture, float.
+      a: [H, W, C] picture, float; or uint8 or uint16, as b then is.
       b: [H, W, C] the other picture.
 
     Returns:
       A scalar, 1 for equal pictures.
 
     Raises:
-      ValueError: where the pictures are not float [H, W, C] of the same shape.
+      ValueError: where the pictures are not [H, W, C] of the same shape and kind.
 
     Reference:
       Wang et al., Image quality assessment: from error visibility to structural
@@ -111,14 +123,14 @@ def ms_ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
     shrinks as in `ssim`; where it is a single pixel, there is one scale.
 
     Args:
-      a: [H, W, C] picture, float.
+      a: [H, W, C] picture, float; or uint8 or uint16, as b then is.
       b: [H, W, C] the other picture.
 
     Returns:
       A scalar in 0..1, 1 for equal pictures.
 
     Raises:
-      ValueError: where the pictures are not float [H, W, C] of the same shape.
+      ValueError: where the pictures are not [H, W, C] of the same shape and kind.
 
     Reference:
       Wang et al., Multi-scale structural similarity for image quality assessment,
@@ -138,11 +150,12 @@ def ms_ssim(a: ArrayLike, b: ArrayLike) -> jax.Array:
 
 
 def check_pictures(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, jax.Array]:
-    """Returns both as arrays of one dtype, float32 or float64.
+    """Returns both as arrays of one dtype, float32 or float64, in 0..1.
 
     Raises:
-      ValueError: where they are not float [H, W, C] of the same shape. Integers are
-        refused, for their data range is not 1.
+      ValueError: where they are not [H, W, C] of the same shape, both float, both uint8
+        or both uint16: the data range of other integers is not known, and a pair of
+        two kinds is rather a mistake than a wish.
     """
     a, b = jnp.asarray(a), jnp.asarray(b)
     if a.ndim != 3 or 0 in a.shape or a.shape != b.shape:
@@ -150,12 +163,17 @@ def check_pictures(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, jax.Array]:
             "expected two pictures [H, W, C] of the same shape, "
             f"got {list(a.shape)} and {list(b.shape)}"
         )
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    if a.dtype == b.dtype and a.dtype in (jnp.uint8, jnp.uint16):
+        most = jnp.float32(jnp.iinfo(a.dtype).max)
+        return a.astype(jnp.float32) / most, b.astype(jnp.float32) / most
     if not (
         jnp.issubdtype(a.dtype, jnp.floating) and jnp.issubdtype(b.dtype, jnp.floating)
     ):
-        raise ValueError(f"expected float pictures in 0..1, got {a.dtype}, {b.dtype}")
-    dtype = jnp.promote_types(dtype, jnp.float32)
+        raise ValueError(
+            "expected two float pictures in 0..1, two of uint8 or two of uint16, "
+            f"got {a.dtype} and {b.dtype}"
+        )
+    dtype = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), jnp.float32)
     return a.astype(dtype), b.astype(dtype)
 
 

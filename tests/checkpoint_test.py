@@ -68,6 +68,13 @@ def test_a_killed_fit_goes_on_to_the_same_parameters(tmp_path):
         np.testing.assert_array_equal(whole[name], killed[name])
 
 
+def test_a_file_of_one_array_is_no_checkpoint(tmp_path):
+    path = tmp_path / "array.npy"
+    np.save(path, np.zeros(3))
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        gi.fit(np.zeros((8, 8, 3)), 5, 2, checkpoint=path, progress=False)
+
+
 def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     path = tmp_path / "fit.npz"
     image = photo(16, 16)

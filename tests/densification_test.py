@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gi_jax as gi
 from gi_jax.fitting import densification
@@ -53,3 +54,9 @@ def test_the_unborn_are_not_drawn():
     )(unborn._replace(colors=unborn.colors + 1))
     assert picture == 0
     assert all((leaf == 0).all() for leaf in gradient)
+
+
+@pytest.mark.parametrize("births", [{5: -3}, {0: 3}, {5: 2.5}])
+def test_births_that_are_none(births):
+    with pytest.raises(ValueError, match="births: a .*expected an integer"):
+        gi.densify(births)

@@ -7,7 +7,7 @@ import pytest
 import gi_jax as gi
 from experiments.measure import count_compilations
 from gi_jax.fitting import loop, presets
-from gi_jax.fitting.fit import checked_image
+from gi_jax.fitting.arguments import checked_image
 from gi_jax.fitting.initialization import content, random
 from gi_jax.fitting.optimizers import own_frame, own_frame_adam, parameters
 from tests.helpers import photo
@@ -194,7 +194,19 @@ def test_an_exception_from_the_callback_ends_the_fit():
         gi.fit(photo(24, 32), 20, 30, callback=stop, **DENSE)
 
 
+def test_the_callback_may_stop_a_fit():
+    def stop(state, metrics):
+        raise StopIteration
+
+    result = gi.fit(photo(24, 32), 20, 30, callback=stop, **DENSE)
+    assert 1 <= len(result.history["psnr"]) < 20
+    assert np.isfinite(result.psnr)
+
+
 BAD = {
+    "fraction": (dict(num_gaussians=100.0), "num_gaussians: expected an integer"),
+    "infinity": (dict(num_gaussians=np.inf), "num_gaussians: expected an integer"),
+    "presets": (dict(preset=["fast"]), "preset: expected one of"),
     "shape": (dict(image=np.zeros(5)), "expected the shape"),
     "empty": (dict(image=np.zeros((0, 5, 3))), "expected the shape"),
     "type": (dict(image=np.zeros((5, 5, 3), int)), "expected floats"),

@@ -190,3 +190,14 @@ def test_round_to_8_bits_agrees_with_the_files():
 def test_other_arguments_are_refused(metric, a, b, message):
     with pytest.raises(ValueError, match=message):
         metric(a, b)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim, metrics.ms_ssim])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pairs_of_integer_pictures_are_taken(metric, dtype):
+    most = np.iinfo(dtype).max
+    a, b = np.random.default_rng(0).integers(0, most, (2, 24, 32, 3)).astype(dtype)
+    expected = metric(a / np.float32(most), b / np.float32(most))
+    np.testing.assert_allclose(metric(a, b), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"got uint.* and float"):
+        metric(a, b / most)

@@ -10,13 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from gi_jax.fitting.fit import (
-    FitDivergedError,
-    FitResult,
-    check_count,
-    checked_image,
-    choose_recipe,
-)
+from gi_jax.filters import fill_hidden
+from gi_jax.fitting.arguments import check_count, checked_image, checked_weights
+from gi_jax.fitting.fit import FitDivergedError, FitResult, choose_recipe
 from gi_jax.fitting.loop import make_batch_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss
 from gi_jax.fitting.presets import Preset, Recipe
@@ -31,6 +27,7 @@ def fit_batch(
     preset: Preset = "fast",
     loss: str | Callable[[jax.Array, jax.Array], jax.Array] = "l2",
     seed: int = 0,
+    weights: ArrayLike | Sequence[ArrayLike] | None = None,
     recipe: Recipe | None = None,
     implementation: Implementation | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -49,6 +46,7 @@ def fit_batch(
       preset: as in `fit`.
       loss: as in `fit`.
       seed: of everything random; picture b of the batch draws from its own stream.
+      weights: [B, ...] or B of them, each as in `fit`.
       recipe: settings instead of the preset's.
       implementation: of `rasterize`.
       devices: where to work; by default all of this process and the default backend.
@@ -64,7 +62,20 @@ def fit_batch(
     start = time.perf_counter()
     if getattr(images, "ndim", 4) == 3:
         raise ValueError("images: expected [B, H, W, C], got a single picture")
-    pictures = [checked_image(image) for image in images]  # type: ignore[union-attr]
+    images = [*images]  # type: ignore[misc]
+    if weights is not None and len(weights) != len(images):  # type: ignore[arg-type]
+        raise ValueError(
+            f"weights: expected those of {len(images)} pictures, got {len(weights)}"  # type: ignore[arg-type]
+        )
+    known = (
+        [None] * len(images)
+        if weights is None
+        else [
+            checked_weights(each, image)
+            for each, image in zip(weights, images)  # type: ignore[arg-type]
+        ]
+    )
+    pictures = [checked_image(image, each) for image, each in zip(images, known)]
     shapes = sorted({picture.shape for picture in pictures})
     if len(shapes) != 1:
         raise ValueError(f"images: expected pictures of one size, got {shapes}")
@@ -83,6 +94,12 @@ def fit_batch(
     count = len(pictures)
     padded = -(-count // len(devices)) * len(devices)
     target = jnp.stack(pictures + pictures[-1:] * (padded - count))
+    all_weights = None
+    if weights is not None:
+        shape = target.shape[1:]
+        every = [np.broadcast_to(each, shape) for each in known]  # type: ignore[arg-type]
+        all_weights = jnp.stack(every + every[-1:] * (padded - count))
+        target = jax.vmap(fill_hidden)(target, all_weights > 0)
     keys = jax.random.split(jax.random.key(seed), padded)
     losses, psnrs = [np.zeros((count, 0))], [np.zeros((count, 0))]
     # What is chosen by the device is to be chosen for these.
@@ -96,8 +113,8 @@ def fit_batch(
             disable=not progress,
         ) as bar,
     ):
-        state = programs.start(keys, target)
-        chunks = run_chunks(programs, state, target, recipe.steps)
+        state = programs.start(keys, target, all_weights)
+        chunks = run_chunks(programs, state, target, recipe.steps, weights=all_weights)
         for _, latest, metrics in chunks:
             state = latest
             if not metrics.finite[:count, -1].all():
@@ -111,7 +128,7 @@ def fit_batch(
             bar.set_postfix_str(f"{psnrs[-1][:, -1].mean():.2f} dB", refresh=False)
             bar.update(metrics.loss.shape[1])
         gaussians, born = jax.device_get((state.gaussians, state.num_born))
-        quality_of_each = quality(programs, state, target)
+        quality_of_each = quality(programs, state, target, all_weights)
     seconds = time.perf_counter() - start
     loss_log, psnr_log = np.concatenate(losses, 1), np.concatenate(psnrs, 1)
     return [

@@ -48,7 +48,8 @@ def load_checkpoint(path: str | os.PathLike[str], like: Any, fingerprint: str) -
         with np.load(path, allow_pickle=False) as file:
             found = str(file[_FINGERPRINT])
             saved = [file[f"leaf_{i}"] for i in range(len(file.files) - 1)]
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # A file of one array, as .npy is, is not to be entered: TypeError.
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{os.fspath(path)}: expected a checkpoint of a fit: {error}"
         ) from error

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gi_jax.filters import blur
+from gi_jax.fitting.arguments import check_count
 from gi_jax.gaussians import Cholesky, area
 
 # Where Gaussians wait to be born, pixels.
@@ -90,7 +91,17 @@ def densify(
 
     Returns:
       The densification.
+
+    Raises:
+      ValueError: on numbers that are no steps, counts or shares.
     """
+    for step, count in births.items():
+        check_count("births: a step", step, least=1)
+        check_count("births: a number of Gaussians", count, least=0)
+    for step in moves:
+        check_count("moves: a step", step, least=1)
+    if not 0 <= move_share <= 1:
+        raise ValueError(f"move_share: expected 0 to 1, got {move_share}")
     steps = jnp.array([*births, *moves], jnp.int32)
     counts = jnp.array([*births.values(), *(0 for _ in moves)], jnp.int32)
     most = max(births.values(), default=0)

@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import inspect
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,6 +16,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
+from gi_jax.filters import fill_hidden
+from gi_jax.fitting import (
+    densification,
+    fit_step,
+    initialization,
+    losses,
+    optimizers,
+    presets,
+)
+from gi_jax.fitting.arguments import check_count, checked_image, checked_weights
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
 from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
 from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
@@ -52,6 +64,7 @@ def fit(
     loss: str | Callable[[jax.Array, jax.Array], jax.Array] = "l2",
     seed: int = 0,
     target_psnr: float | None = None,
+    weights: ArrayLike | None = None,
     initial: Gaussians | None = None,
     recipe: Recipe | None = None,
     quantizer: "Quantizer | None" = None,
@@ -69,9 +82,16 @@ def fit(
         the initial colours cost.
       preset: 'fast' (this library's recipe) or 'paper' (GaussianImage's).
       loss: 'l2', 'l1', 'ssim', 'l1+ssim', 'l2+ssim', or a function (picture, target) ->
-        scalar.
+        scalar. A function is what steps go down, and nothing else: the start, the
+        colours that are solved for, births and PSNR are by the squared error still. To
+        leave pixels out of all of them, give `weights`.
       seed: of everything random; the same seed gives the same Gaussians on one machine.
       target_psnr: stop as soon as the 8-bit picture reaches this, dB.
+      weights: [H, W], [H, W, 1] or [H, W, C] numbers or bools: weights of the squared
+        errors, which every part of the fit obeys, 0 for pixels that are not known.
+        Those may hold anything, NaN too, without influence on a bit of the result. PSNR
+        is that of the weighted error. Losses with SSIM, and functions, see the picture
+        blended with the target where weights are small (`losses.blended`).
       initial: Gaussians to start from instead of the preset's; N is theirs, and none
         are born or moved.
       recipe: settings instead of the preset's.
@@ -81,7 +101,8 @@ def fit(
         if it exists the fit goes on from there, to the same result bit for bit. Only
         with a preset and a loss by name, without a quantizer.
       callback: called after every chunk of steps with the state and the metrics of its
-        steps; an exception from it ends the fit.
+        steps. Where it raises StopIteration the fit ends as if its steps were done; any
+        other exception goes on to the caller.
       progress: shows a bar with PSNR and remaining time on standard error.
 
     Returns:
@@ -93,7 +114,12 @@ def fit(
       FitDivergedError: if the fit diverges.
     """
     start = time.perf_counter()
-    target = jnp.asarray(checked_image(image))
+    if weights is not None:
+        weights = checked_weights(weights, image)
+    target = jnp.asarray(checked_image(image, weights))
+    if weights is not None:
+        weights = jnp.asarray(weights)
+        target = fill_hidden(target, weights > 0)
     if initial is not None:
         check_gaussians(initial)
         num_gaussians = initial.means.shape[0]
@@ -117,13 +143,13 @@ def fit(
 
     key = jax.random.key(seed)
     log = np.full((recipe.steps, 2), np.nan, np.float32)
-    fingerprint = _fingerprint((target, initial), settings)
+    fingerprint = _fingerprint((target, initial, weights), settings)
     if checkpoint is not None and os.path.exists(checkpoint):
-        like = jax.eval_shape(programs.start, key, target, initial), log
+        like = jax.eval_shape(programs.start, key, target, initial, weights), log
         state, log = load_checkpoint(checkpoint, like, fingerprint)
         log = np.array(log)
     else:
-        state = programs.start(key, target, initial)
+        state = programs.start(key, target, initial, weights)
 
     def save():
         if checkpoint is not None:
@@ -139,7 +165,7 @@ def fit(
         file=sys.stderr,
         disable=not progress,
     ) as bar:
-        chunks = run_chunks(programs, state, target, recipe.steps, goal)
+        chunks = run_chunks(programs, state, target, recipe.steps, goal, weights)
         for first, state, metrics in chunks:
             last = first + len(metrics.loss)
             log[first:last] = np.stack([metrics.loss, metrics.psnr], axis=1)
@@ -153,7 +179,10 @@ def fit(
             bar.update(int(state.step) - first)
             if callback is not None:
                 # A copy: the next chunk reuses the memory of the state itself.
-                callback(jax.tree.map(jnp.copy, state), metrics)
+                try:
+                    callback(jax.tree.map(jnp.copy, state), metrics)
+                except StopIteration:
+                    break
             if time.perf_counter() - last_save > _CHECKPOINT_SECONDS:
                 save()
                 last_save = time.perf_counter()
@@ -162,7 +191,14 @@ def fit(
     born = int(state.num_born)
     gaussians = jax.tree.map(lambda leaf: np.array(leaf[:born]), state.gaussians)
     quantizing = jax.tree.map(np.array, state.quantizer)
-    psnr = float(quality(programs, state, target))
+    psnr = float(quality(programs, state, target, weights))
+    if quantizer is not None and initial is not None and psnr < log[0, 1]:
+        warnings.warn(
+            f"the fit ended at {psnr:.2f} dB, below the {log[0, 1]:.2f} dB of the "
+            "Gaussians that it was given, quantized: lower the rates of the recipe or "
+            "those of the quantizer",
+            stacklevel=2,
+        )
     log = log[~np.isnan(log[:, 0])]
     history: dict[str, np.ndarray] = {
         "step": np.arange(len(log)),
@@ -174,35 +210,6 @@ def fit(
     return FitResult(gaussians, psnr, history, seconds, quantizing)
 
 
-def checked_image(image: ArrayLike) -> np.ndarray:
-    """Returns a picture as float32 [H, W, C] in 0..1.
-
-    Args:
-      image: [H, W, C] or [H, W]; floats in 0..1, or 8-bit or 16-bit unsigned integers.
-
-    Raises:
-      ValueError: on anything else.
-    """
-    values = np.asarray(image)
-    if values.ndim == 2:
-        values = values[:, :, None]
-    if values.ndim != 3 or 0 in values.shape:
-        raise ValueError(
-            f"image: expected the shape [H, W, C] or [H, W], got {np.shape(image)}"
-        )
-    if values.dtype in (np.uint8, np.uint16):
-        return values.astype(np.float32) / np.iinfo(values.dtype).max
-    if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(
-            f"image: expected floats in 0..1, uint8 or uint16, got {values.dtype}"
-        )
-    low, high = float(values.min()), float(values.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails too.
-        raise ValueError(f"image: expected values in 0..1, got {low:g} to {high:g}")
-    return values.astype(np.float32)
-
-
-@functools.lru_cache(maxsize=32)
 def choose_recipe(
     preset: Preset, num_gaussians: int, image_shape: tuple[int, ...], steps: int
 ) -> Recipe:
@@ -211,22 +218,37 @@ def choose_recipe(
     Raises:
       ValueError: on a preset that does not exist.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"preset: expected one of {[*PRESETS]}, got {preset!r}")
-    return PRESETS[preset](num_gaussians, image_shape, steps)  # type: ignore[arg-type]
+    return _make_recipe(preset, num_gaussians, image_shape, steps)
+
+
+@functools.lru_cache(maxsize=32)
+def _make_recipe(preset, num_gaussians, image_shape, steps):
+    return PRESETS[preset](num_gaussians, image_shape, steps)
+
+
+@functools.cache
+def _code() -> str:
+    """Identifies the code of fits: a checkpoint of another would go on otherwise."""
+    digest = hashlib.sha256()
+    for module in (
+        fit_step,
+        initialization,
+        optimizers,
+        densification,
+        presets,
+        losses,
+    ):
+        digest.update(inspect.getsource(module).encode())
+    return digest.hexdigest()
 
 
 def _fingerprint(arrays: Any, settings: tuple) -> str:
-    """Identifies the picture, the start and the settings of a fit."""
+    """Identifies the picture, the start, the settings and the code of a fit."""
     leaves, structure = jax.tree.flatten(arrays)
     kinds = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
-    digest = hashlib.sha256(repr((settings, kinds, structure)).encode())
+    digest = hashlib.sha256(repr((_code(), settings, kinds, structure)).encode())
     for leaf in leaves:
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """Raises ValueError where a number is not an integer of `least` or more."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name}: expected an integer of {least} or more, got {value}")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from gi_jax.fitting.densification import Densification
-from gi_jax.fitting.losses import l2
+from gi_jax.fitting.losses import l2, weighted
 from gi_jax.fitting.optimizers import Coordinates, Tangent, own_frame, own_frame_adam
 from gi_jax.fitting.rate import RateTerm
 from gi_jax.gaussians import Gaussians, where_rows
@@ -70,17 +70,27 @@ class FitStep:
 
     init: Callable[..., FitState]  # (gaussians, key, num_born=None) -> state
 
-    # (state, target) -> (state, metrics, residual): a step without births. The residual
-    # [H, W, C] is that of the picture it started from.
-    advance: Callable[[FitState, jax.Array], tuple[FitState, Metrics, jax.Array]]
+    # (state, target, weights=None) -> (state, metrics, residual): a step without
+    # births. The residual [H, W, C] is that of the picture it started from, smaller
+    # where weights are.
+    advance: Callable[..., tuple[FitState, Metrics, jax.Array]]
 
     # (state, residual) -> state: the births and moves due after `state.step` steps.
     grow: Callable[[FitState, jax.Array], FitState]
     densification: Densification | None
 
-    def __call__(self, state: FitState, target: jax.Array) -> tuple[FitState, Metrics]:
-        """Returns the state after one step towards `target`, and metrics."""
-        state, metrics, residual = self.advance(state, target)
+    def __call__(
+        self, state: FitState, target: jax.Array, weights: jax.Array | None = None
+    ) -> tuple[FitState, Metrics]:
+        """Returns the state after one step towards `target`, and metrics.
+
+        Args:
+          state: of N Gaussians.
+          target: [H, W, C] in 0..1.
+          weights: [H, W, C] or [H, W, 1] of squared errors, 0 or more and not all 0;
+            where one is 0 the target must be finite all the same.
+        """
+        state, metrics, residual = self.advance(state, target, weights)
         return self.grow_if_due(state, residual), metrics
 
     def grow_if_due(self, state: FitState, residual: jax.Array) -> FitState:
@@ -109,7 +119,8 @@ def make_fit_step(
     update there, and retracts.
 
     Args:
-      loss: (picture, target) -> scalar, both [H, W, C].
+      loss: (picture, target) -> scalar, both [H, W, C]. Where a step has weights, see
+        `losses.weighted` for what it is given.
       optimizer: any optax transformation, of the coordinates' tangents.
       coordinates: where the optimizer steps; each Gaussian's own frame by default.
       densification: births and moves; none by default.
@@ -147,7 +158,7 @@ def make_fit_step(
             key=key,
         )
 
-    def render_loss(gaussians, params, state, target, key, step):
+    def render_loss(gaussians, params, state, target, weights, key, step):
         extra = jnp.zeros([], jnp.float32)
         if rate is not None:
             extra += rate(gaussians, step, target.shape)
@@ -155,9 +166,9 @@ def make_fit_step(
             gaussians, state, aux = quantizer.apply(params, state, gaussians, key)
             extra += aux
         picture = render(gaussians, target.shape[:2])
-        return loss(picture, target) + extra, (picture, state)
+        return weighted(loss)(picture, target, weights) + extra, (picture, state)
 
-    def advance(state, target):
+    def advance(state, target, weights=None):
         size = target.shape[:2]
         quantizing = state.quantizer or QuantizerState((), (), ())
         key, for_quantizer = jax.random.split(state.key)
@@ -168,6 +179,7 @@ def make_fit_step(
             quantizing.params,
             quantizing.state,
             target,
+            weights,
             for_quantizer,
             state.step,
         )
@@ -200,8 +212,11 @@ def make_fit_step(
             quantizing if quantizer is not None else None,
             key,
         )
-        metrics = Metrics(value, psnr(round_to_8_bits(picture), target), finite)
-        return state, metrics, target - picture
+        quality = psnr(round_to_8_bits(picture), target, weights)
+        residual = target - picture
+        if weights is not None:
+            residual *= jnp.sqrt(weights / jnp.max(weights))
+        return state, Metrics(value, quality, finite), residual
 
     def grow(state, residual):
         if densification is None:

@@ -18,6 +18,9 @@ _SPREAD: Final = 0.45
 # Along and across an edge, sigma is multiplied and divided by exp(this · coherence).
 _ELONGATION: Final = 0.3
 
+# Sizes follow the density, but not below this share of what it is without weights.
+_LEAST_DENSITY: Final = 0.1
+
 # Side of the blocks in which points are placed, pixels.
 _BLOCK_SIDE: Final = 16
 
@@ -67,6 +70,7 @@ def content(
     edge_share: float = 0.65,
     color_steps: int = 3,
     implementation: Implementation | None = None,
+    weights: jax.Array | None = None,
 ) -> Cholesky:
     """Gaussians dense, small and oriented where the picture has edges; jittable.
 
@@ -81,11 +85,15 @@ def content(
       edge_share: β, the share of the Gaussians that follow edges.
       color_steps: steps of the colour solver; each costs a rendering and its gradient.
       implementation: of `rasterize`.
+      weights: [H, W, C] or [H, W, 1] of squared errors. Gaussians are as much sparser
+        as the root of the weight is smaller, and hardly any stand where it is 0.
 
     Returns:
       N Gaussians.
     """
     image = jnp.asarray(image, jnp.float32)
+    if image.ndim != 3:
+        raise ValueError(f"image: expected [H, W, C], got {list(image.shape)}")
     height, width, _ = image.shape
     luminance = image.mean(axis=2)
     dx, dy = gradients(blur(luminance, 0.5))
@@ -93,10 +101,16 @@ def content(
     total = edges.sum()
     edges = jnp.where(total > 0, edges / total, 1 / (height * width))
     density = (1 - edge_share) / (height * width) + edge_share * edges
-    density = density / density.sum() * num_gaussians  # Gaussians per pixel
+    sharpest = density
+    if weights is not None:
+        density = density * jnp.sqrt(jnp.mean(weights, axis=2) / jnp.max(weights))
+    scale = num_gaussians / density.sum()
+    density = scale * density  # Gaussians per pixel
     rows, columns, means = _scatter_points(key, density, num_gaussians)
 
-    spacing = jnp.sqrt(1 / blur(density, 0.5)[rows, columns])
+    # A point that rounding leaves where weights are 0 is no larger for that.
+    around = blur(jnp.maximum(density, _LEAST_DENSITY * scale * sharpest), 0.5)
+    spacing = jnp.sqrt(1 / around[rows, columns])
     sigma = jnp.maximum(_SPREAD * spacing, _MIN_SIGMA)
     window = min(0.5 * math.sqrt(height * width / num_gaussians), _MAX_WINDOW)
     angle, coherence = _orientation(luminance, window)
@@ -114,7 +128,11 @@ def content(
     colors = blur(image, 0.5)[rows, columns] / jnp.maximum(coverage, 0.3)
     gaussians = Cholesky(means, shape, colors)
     return solve_colors(
-        gaussians, image, steps=color_steps, implementation=implementation
+        gaussians,
+        image,
+        steps=color_steps,
+        implementation=implementation,
+        weights=weights,
     )
 
 
@@ -125,6 +143,7 @@ def solve_colors(
     *,
     steps: int,
     implementation: Implementation | None = None,
+    weights: jax.Array | None = None,
 ) -> Cholesky:
     """Improves the colours by conjugate gradients on the squared error.
 
@@ -137,6 +156,8 @@ def solve_colors(
       steps: number of steps, static; each costs a rendering and its gradient, and so
         does the start.
       implementation: of `rasterize`.
+      weights: [H, W, C] or [H, W, 1] of squared errors, 0 or more; where one is 0 the
+        image must be finite all the same.
 
     Returns:
       The Gaussians with other colours.
@@ -154,7 +175,8 @@ def solve_colors(
 
     def normal(colors, target):
         picture, transpose = jax.vjp(render, colors)
-        return transpose(picture - target)[0]
+        error = picture - target
+        return transpose(error if weights is None else weights * error)[0]
 
     def dot(a, b):
         return jnp.sum(a * b, axis=0)

@@ -40,10 +40,10 @@ NO_GOAL: Final = math.nan
 class Programs(NamedTuple):
     """The jitted parts of a fit, shared by all fits with the same settings."""
 
-    start: Callable[..., FitState]  # (key, target, initial) -> state
+    start: Callable[..., FitState]  # (key, target, initial, weights=None) -> state
 
-    # (state, target, count, goal) -> state, metrics of pictures looked at [_MAX_CHUNK],
-    # how many, residual of the last one
+    # (state, target, count, goal, weights=None) -> state, metrics of pictures looked at
+    # [_MAX_CHUNK], how many, residual of the last one
     run: Callable[..., tuple[FitState, Metrics, jax.Array, jax.Array]]
 
     grow: Callable[[FitState, jax.Array], FitState]  # (state, residual) -> state
@@ -79,7 +79,8 @@ def make_batch_programs(
 ) -> Programs:
     """Returns the programs of fits of a batch, [B, ...] arrays spread over devices.
 
-    B is a multiple of the number of devices. Nothing is exchanged between them.
+    B is a multiple of the number of devices. Nothing is exchanged between them. `start`
+    takes (keys, targets, weights).
     """
     start, run, grow, growth_steps = _functions(
         recipe, loss, None, implementation, has_initial=False
@@ -94,9 +95,12 @@ def make_batch_programs(
             mapped, mesh=mesh, in_specs=in_specs, out_specs=each, check_vma=False
         )
 
+    def start_own(key, target, weights):
+        return start(key, target, None, weights)
+
     return Programs(
-        jax.jit(spread(functools.partial(start, initial=None), (each, each))),
-        jax.jit(spread(run, (each, each, all_, all_)), donate_argnums=0),
+        jax.jit(spread(start_own, (each, each, each))),
+        jax.jit(spread(run, (each, each, all_, all_, each)), donate_argnums=0),
         jax.jit(spread(grow, (each, each)), donate_argnums=0),
         growth_steps,
     )
@@ -108,6 +112,7 @@ def run_chunks(
     target: jax.Array,
     steps: int,
     goal: float = NO_GOAL,
+    weights: jax.Array | None = None,
 ) -> Iterator[tuple[int, FitState, Metrics]]:
     """Runs chunks of steps; yields the first step, the state after, and metrics.
 
@@ -119,7 +124,9 @@ def run_chunks(
         start = time.perf_counter()
         next_growth = min((s for s in programs.growth_steps if s > done), default=steps)
         count = min(chunk, next_growth - done, steps - done)
-        state, metrics, looked, residual = programs.run(state, target, count, goal)
+        state, metrics, looked, residual = programs.run(
+            state, target, count, goal, weights
+        )
         metrics, looked = jax.device_get((metrics, looked))
         metrics = Metrics(*(leaf[..., : np.max(looked)] for leaf in metrics))
         reached = np.any(metrics.psnr[..., -1] >= goal)
@@ -135,11 +142,16 @@ def run_chunks(
             chunk = max(chunk // 2, 1)
 
 
-def quality(programs: Programs, state: FitState, target: jax.Array) -> np.ndarray:
+def quality(
+    programs: Programs,
+    state: FitState,
+    target: jax.Array,
+    weights: jax.Array | None = None,
+) -> np.ndarray:
     """Returns the PSNR in dB of the 8-bit picture; `state` is used up."""
     # One step more tells of the picture before it: a program for its rendering alone
     # would have to be compiled.
-    return np.asarray(programs.run(state, target, 1, NO_GOAL)[1].psnr[..., 0])
+    return np.asarray(programs.run(state, target, 1, NO_GOAL, weights)[1].psnr[..., 0])
 
 
 def _functions(recipe, loss, quantizer, implementation, has_initial):
@@ -154,11 +166,12 @@ def _functions(recipe, loss, quantizer, implementation, has_initial):
         implementation=implementation,
     )
 
-    def start(key, target, initial):
+    def start(key, target, initial, weights=None):
         if initial is not None:
             return fit_step.init(initial, key)
         key, for_start = jax.random.split(key)
-        gaussians = recipe.initialize(for_start, target, implementation)
+        given = () if weights is None else (weights,)
+        gaussians = recipe.initialize(for_start, target, implementation, *given)
         return fit_step.init(gaussians, key, recipe.num_born)
 
     densification = fit_step.densification
@@ -169,7 +182,7 @@ def _functions(recipe, loss, quantizer, implementation, has_initial):
     return start, run, fit_step.grow, growth_steps
 
 
-def _run(fit_step: FitStep, state, target, count, goal):
+def _run(fit_step: FitStep, state, target, count, goal, weights=None):
     """Takes up to `count` steps; stops before the one whose picture reaches `goal`.
 
     The number of steps is a traced argument, so that one program runs chunks of any
@@ -178,7 +191,7 @@ def _run(fit_step: FitStep, state, target, count, goal):
 
     def step(carry):
         state, log, looked, stop, residual = carry
-        new, metrics, new_residual = fit_step.advance(state, target)
+        new, metrics, new_residual = fit_step.advance(state, target, weights)
         row = jnp.where(stop, _MAX_CHUNK, looked)
         log = jax.tree.map(
             lambda rows, value: rows.at[row].set(value, mode="drop"), log, metrics
@@ -201,7 +214,7 @@ def _run(fit_step: FitStep, state, target, count, goal):
     def room_for(number):
         return lambda carry: ~carry[3] & (carry[2] + number <= count)
 
-    one = jax.eval_shape(fit_step.advance, state, target)[1]
+    one = jax.eval_shape(fit_step.advance, state, target, weights)[1]
     log = jax.tree.map(lambda leaf: jnp.zeros(_MAX_CHUNK, leaf.dtype), one)
     looked, stop = jnp.zeros([], jnp.int32), jnp.zeros([], bool)
     carry = state, log, looked, stop, jnp.zeros_like(target)

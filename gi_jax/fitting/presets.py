@@ -13,7 +13,6 @@ from gi_jax.fitting import optimizers
 from gi_jax.fitting.densification import Densification, densify, unborn
 from gi_jax.fitting.initialization import content, random
 from gi_jax.gaussians import Gaussians
-from gi_jax.rendering.rasterize import Implementation
 
 Preset = Literal["fast", "paper"]
 
@@ -21,8 +20,9 @@ Preset = Literal["fast", "paper"]
 class Recipe(NamedTuple):
     """How to fit one picture."""
 
-    # (key, image, implementation) -> N Gaussians, the born ones first
-    initialize: Callable[[jax.Array, jax.Array, Implementation | None], Gaussians]
+    # (key, image, implementation) -> N Gaussians, the born ones first; in a fit with
+    # weights it is given them as one more argument
+    initialize: Callable[..., Gaussians]
     num_born: int  # Gaussians at the start
     steps: int  # optimizer steps; what initialization renders is taken off the budget
     optimizer: optax.GradientTransformation
@@ -68,7 +68,7 @@ def fast(num_gaussians: int, image_shape: tuple[int, int, int], steps: int) -> R
         **_moment_decays(dense, steps),
     )
 
-    def initialize(key, image, implementation):
+    def initialize(key, image, implementation, weights=None):
         born = content(
             key,
             image,
@@ -76,6 +76,7 @@ def fast(num_gaussians: int, image_shape: tuple[int, int, int], steps: int) -> R
             edge_share=0.65 if dense else 0.9,
             color_steps=color_steps,
             implementation=implementation,
+            weights=weights,
         )
         rest = unborn(num_gaussians - num_born, channels)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), born, rest)
@@ -100,8 +101,8 @@ def paper(num_gaussians: int, image_shape: tuple[int, int, int], steps: int) -> 
       GaussianImage, arXiv:2403.08551, section 4.1.
     """
 
-    def initialize(key, image, implementation):
-        del implementation
+    def initialize(key, image, implementation, weights=None):
+        del implementation, weights
         return random(key, num_gaussians, image.shape[:2], image.shape[2])
 
     rate = optax.exponential_decay(1e-3, 20_000, 0.5, staircase=True)

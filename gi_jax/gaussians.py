@@ -14,6 +14,7 @@ import math
 from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -51,6 +52,12 @@ class RotationScale(NamedTuple):
 
 Gaussians = Cholesky | RotationScale
 
+# So that exported functions of Gaussians can be serialized.
+for _kind in (Cholesky, RotationScale):
+    jax.export.register_namedtuple_serialization(
+        _kind, serialized_name=f"gi_jax.{_kind.__name__}"
+    )
+
 
 def to_cholesky(gaussians: Gaussians) -> Cholesky:
     """Returns the same Gaussians as Cholesky factors within the bounds on sigma.
@@ -86,7 +93,9 @@ def to_rotation_scale(gaussians: Gaussians) -> RotationScale:
     difference = (l11 - l22) * (l11 + l22) - l21**2
     radius = jnp.hypot(difference, 2 * l11 * l21)
     s1 = jnp.sqrt((l11**2 + l21**2 + l22**2 + radius) / 2)
-    s2 = jnp.minimum(jnp.abs(l11 * l22) / s1, s1)
+    # At a tie the first, so that s1 s2 = √det Σ holds for the derivatives too.
+    s2 = jnp.abs(l11 * l22) / s1
+    s2 = jnp.where(s2 <= s1, s2, s1)
     angles = jnp.arctan2(2 * l11 * l21, difference) / 2
     log_scales = jnp.log(jnp.stack([s1, s2], axis=1))
     return canonical(RotationScale(means, log_scales, angles, colors))

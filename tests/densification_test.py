@@ -58,5 +58,5 @@ def test_the_unborn_are_not_drawn():
 
 @pytest.mark.parametrize("births", [{5: -3}, {0: 3}, {5: 2.5}])
 def test_births_that_are_none(births):
-    with pytest.raises(ValueError, match="births: a .*expected an integer"):
+    with pytest.raises(ValueError, match=r"births: a .*expected an integer"):
         gi.densify(births)

@@ -68,10 +68,9 @@ def backward_kernel(
         owner = program
         if number >= 0:  # The last Gaussian that begins at or before a strip.
             owner = count_below(first_ptr, GAUSSIANS, number + 1, STEPS) - 1
-        x0 = tl.load(box_ptr + owner * 4)
-        y0 = tl.load(box_ptr + owner * 4 + 1)
-        x1 = tl.load(box_ptr + owner * 4 + 2)
-        y1 = tl.load(box_ptr + owner * 4 + 3)
+        box = box_ptr + owner.to(tl.int64) * 4  # Past 31 bits from 2^28 Gaussians on.
+        x0, y0 = tl.load(box), tl.load(box + 1)
+        x1, y1 = tl.load(box + 2), tl.load(box + 3)
         strip_rows = tl.load(strip_rows_ptr + owner)
         first = tl.load(first_ptr + owner)
         if number >= 0:

@@ -113,14 +113,15 @@ def fill_kernel(
     owner = count_below(first_ptr, GAUSSIANS, entry + 1, STEPS) - 1
     nth = entry - tl.load(first_ptr + owner, mask=used, other=0)
 
-    box = box_ptr + owner * 4
+    wide = owner.to(tl.int64)  # Records of 2^28 Gaussians are past 31 bits.
+    box = box_ptr + wide * 4
     column = tl.load(box, mask=used, other=0) // TILE
     row = tl.load(box + 1, mask=used, other=0) // TILE
     columns = (tl.load(box + 2, mask=used, other=1) + (TILE - 1)) // TILE - column
     column += nth % columns
     row += nth // columns
 
-    hit = used & _touches(record_ptr + owner * 8, column, row, used, TILE, REACH)
+    hit = used & _touches(record_ptr + wide * 8, column, row, used, TILE, REACH)
     key = (owner // PER_PICTURE) * TILES + row * COLUMNS + column
     key = tl.where(hit, key, GAUSSIANS // PER_PICTURE * TILES)
     key = key.to(key_ptr.dtype.element_ty)

@@ -198,7 +198,7 @@ def _candidates(level, bank, count, scale):
     rows, columns = jnp.divmod(pixel, width)
     padded = jnp.pad(level, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)))
     windows = jax.vmap(
-        lambda i, j: jax.lax.dynamic_slice(padded, (i, j, 0), (side, side, channels))
+        lambda i, j: jax.lax.dynamic_slice(padded, (i, j, 0 * i), (side, side, channels))
     )(rows, columns)
     windows = windows.reshape(-1, side * side, channels)
     correlation = jnp.einsum("npc,ps->nsc", windows, bank.weights)
@@ -250,13 +250,8 @@ def _round_weights() -> np.ndarray:
 
 def _smooth(picture, taps):
     """Correlates both axes with `taps`; there is nothing beyond the edges."""
-    for axis in (0, 1):
-        size = picture.shape[axis]
-        band = np.zeros((size, size), np.float32)
-        for k, tap in enumerate(taps):
-            band += tap * np.eye(size, k=k - len(taps) // 2, dtype=np.float32)
-        picture = jnp.moveaxis(jnp.tensordot(band, picture, axes=(1, axis)), 0, axis)
-    return picture
+    edge = len(taps) // 2
+    return correlate(jnp.pad(picture, ((edge, edge), (edge, edge), (0, 0))), taps)
 
 
 @functools.cache

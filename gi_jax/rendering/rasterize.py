@@ -35,8 +35,20 @@ def rasterize(
     alone: there is no background, no order and no limit on Gaussians per tile.
     Gaussians whose mean or shape is not finite draw nothing; colours must be finite.
 
-    Works inside jax.jit, jax.grad (reverse mode), jax.vmap, jax.lax.scan and
-    jax.shard_map.
+    Under JAX's transformations:
+
+    - jax.jit with static `image_size` (`static_argnames="image_size"`), lower, compile
+      and jax.export, jax.vmap, jax.lax.scan, jax.checkpoint, jax.eval_shape,
+      jax.shard_map, jax.enable_x64, strict dtype promotion, jax.debug_nans,
+      jax.checking_leaks and jax.transfer_guard("disallow") work with every
+      implementation. Gaussians that are sharded over a mesh are gathered first.
+    - jax.grad, jax.vjp and jax.linearize followed by jax.linear_transpose: every one.
+    - jax.jvp, jax.jacfwd, second derivatives, and jax.export with a symbolic number of
+      Gaussians: 'dense' alone; the others raise TypeError (ValueError for the latter).
+
+    'xla' and 'triton' compute in float32 from the values as they are given: bfloat16
+    means are off by up to 1 pixel at 256. On one machine a picture has the same bits
+    each time, but for 'xla' on GPUs, whose sums there are taken in any order.
 
     Args:
       gaussians: N Gaussians of C channels, in pixels of the picture they were fitted
@@ -47,7 +59,7 @@ def rasterize(
         has the size (H·s, W·s).
       implementation: 'triton' (NVIDIA GPUs), 'xla' (any device), both by tiles in
         float32; 'dense' (the definition, O(N·H·W), any dtype); or None for the best
-        that runs on the default device.
+        that runs where the Gaussians are, and inside jit on the default device.
       capacity: pairs of tile and Gaussian; None chooses by N and the size. The picture
         does not depend on it. 'xla' handles so many at a time, about 100 bytes each.
         'triton' keeps lists of so many, 32 bytes each at most, or of so many times the
@@ -66,17 +78,21 @@ def rasterize(
     """
     check_gaussians(gaussians)
     image_size = _checked_size(image_size)
-    if not isinstance(scale, jax.core.Tracer) and not (
-        np.ndim(scale) == 0 and np.isfinite(scale) and np.greater(scale, 0)
-    ):
-        raise ValueError(f"scale: expected a finite number above 0, got {scale!r}")
-    if capacity is not None and capacity < 1:
-        raise ValueError(f"capacity: expected a positive number, got {capacity}")
-    implementation = _choose(implementation)
+    scale = _checked_scale(scale)
+    if capacity is not None:
+        capacity = _checked_capacity(capacity)
+    implementation = _choose(implementation, gaussians)
+    if implementation != "dense" and not isinstance(gaussians.means.shape[0], int):
+        raise ValueError(
+            "gaussians: expected a number of them that is known, got "
+            f"{gaussians.means.shape[0]}; implementation='dense' takes a symbolic one"
+        )
     return _render(gaussians, scale, image_size, implementation, capacity)
 
 
-def _choose(implementation: Implementation | None) -> Implementation:
+def _choose(
+    implementation: Implementation | None, gaussians: Gaussians
+) -> Implementation:
     """Returns the implementation that is asked for, or the best that runs."""
     if implementation in ("xla", "dense"):
         return implementation
@@ -85,22 +101,65 @@ def _choose(implementation: Implementation | None) -> Implementation:
             "implementation: expected 'triton', 'xla', 'dense' or None, "
             f"got {implementation!r}"
         )
-    reason = triton_call.why_unavailable()
+    reason = triton_call.why_unavailable(_platform_of(gaussians))
     if implementation and reason:
         raise RuntimeError(f"implementation 'triton' cannot run here: {reason}")
     return "xla" if reason else "triton"
 
 
+def _platform_of(gaussians: Gaussians) -> str | None:
+    """Returns the platform of the device that Gaussians are on, None inside jit."""
+    for leaf in gaussians:
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            return next(iter(leaf.devices())).platform
+    return None
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _render(gaussians, scale, image_size, implementation, capacity):
+    gaussians = jax.tree.map(_gathered, gaussians)
     if implementation == "dense":
+        gaussians = jax.tree.map(_as_float, gaussians)
+        gaussians = _without_infinite(gaussians)
         gaussians = resize(gaussians, jnp.asarray(scale, gaussians.means.dtype))
         return rasterize_dense(*to_cholesky(gaussians), image_size)
     gaussians = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), gaussians)
-    factored = to_cholesky(resize(gaussians, jnp.asarray(scale, jnp.float32)))
+    factored = to_cholesky(
+        resize(_without_infinite(gaussians), jnp.asarray(scale, jnp.float32))
+    )
     rasterize_tiles = rasterize_xla if implementation == "xla" else rasterize_triton
     means, factor, colors = vary_as(factored, factored)
     return rasterize_tiles(means, factor, colors, image_size, capacity)
+
+
+def _gathered(array: jax.Array) -> jax.Array:
+    """Returns an array that no explicit axis of a mesh cuts into shards."""
+    sharding = jax.typeof(array).sharding
+    if jax.sharding.AxisType.Explicit not in sharding.mesh.axis_types:
+        return array
+    whole = jax.sharding.PartitionSpec(*[None] * array.ndim)
+    return jax.sharding.reshard(array, jax.NamedSharding(sharding.mesh, whole))
+
+
+def _as_float(array: jax.Array) -> jax.Array:
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    return array if floating else array.astype(jnp.float32)
+
+
+def _without_infinite(gaussians: Gaussians) -> Gaussians:
+    """Marks shapes that are infinite as NaN, for which nothing is drawn.
+
+    Bounds on sigma would make them as large as the picture.
+    """
+
+    def mark(array):
+        return jnp.where(jnp.isinf(array), jnp.nan, array)
+
+    if isinstance(gaussians, Cholesky):
+        return gaussians._replace(cholesky=mark(gaussians.cholesky))
+    return gaussians._replace(
+        log_scales=mark(gaussians.log_scales), angles=mark(gaussians.angles)
+    )
 
 
 def check_gaussians(gaussians: Gaussians) -> None:
@@ -130,9 +189,37 @@ def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
     try:
         height, width = (operator.index(side) for side in image_size)
     except (TypeError, ValueError):
+        hint = ""
+        sides = jax.tree.leaves(image_size)
+        if any(isinstance(side, jax.core.Tracer) for side in sides):
+            hint = "; under jax.jit it is static: static_argnames='image_size'"
         raise ValueError(
-            f"image_size: expected two integers (H, W), got {image_size!r}"
+            f"image_size: expected two integers (H, W), got {image_size!r}{hint}"
         ) from None
     if height < 1 or width < 1:
         raise ValueError(f"image_size: expected sides of 1 or more, got {image_size}")
     return height, width
+
+
+def _checked_scale(scale: ArrayLike) -> ArrayLike:
+    """Returns the scale; one on a device is not looked at, for which all would wait."""
+    if isinstance(scale, jax.Array) and scale.ndim == 0:
+        return scale
+    try:
+        value = np.asarray(scale, np.float64)
+    except (TypeError, ValueError):
+        value = np.asarray(np.nan)
+    if value.ndim or isinstance(scale, str) or not (np.isfinite(value) and value > 0):
+        raise ValueError(f"scale: expected a finite number above 0, got {scale!r}")
+    # Said to be put there, as a guard of transfers wants it.
+    return jax.device_put(float(value))
+
+
+def _checked_capacity(capacity: int) -> int:
+    try:
+        number = operator.index(capacity)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"capacity: expected a positive integer, got {capacity!r}")
+    return number

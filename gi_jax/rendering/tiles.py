@@ -209,8 +209,8 @@ def _touches(
     """
     table = jnp.concatenate([means, whitening(factor)], axis=1)
     x, y, w11, w21, w22 = table.T[:, owner]
-    x0 = (column * TILE + 0.5) - x
-    y0 = (row * TILE + 0.5) - y
+    x0 = ((column * TILE).astype(x.dtype) + 0.5) - x
+    y0 = ((row * TILE).astype(y.dtype) + 0.5) - y
     x1, y1 = x0 + (TILE - 1), y0 + (TILE - 1)
 
     def squared(dx, dy):

@@ -17,14 +17,18 @@ from gi_jax.rendering.varying import vary_as
 _compute_capability: int | None = None
 
 
-def why_unavailable() -> str | None:
-    """Returns why nothing can be rendered by Triton here, or None where it can."""
+def why_unavailable(platform: str | None = None) -> str | None:
+    """Returns why nothing can be rendered by Triton, or None where it can.
+
+    Args:
+      platform: of the device to render on; by default that of the default device.
+    """
     missing = [name for name in ("triton", "jax_triton") if not _is_installed(name)]
     if missing:
         return f"{' and '.join(missing)} not found; pip install 'gi_jax[cuda]'"
-    platform = default_platform()
+    platform = platform or default_platform()
     if platform not in ("gpu", "cuda"):
-        return f"it needs an NVIDIA GPU, and the default device is {platform!r}"
+        return f"it needs an NVIDIA GPU, and the device here is {platform!r}"
     if "cuda" not in jax.devices("gpu")[0].client.platform_version.lower():
         return "it needs an NVIDIA GPU, and the GPU here is another"
     return None

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from gi_jax.gaussians import CUTOFF, RADIUS, whitening_columns
+from gi_jax.rendering.first_order import first_order
 from gi_jax.rendering.triton_call import float32, int32, launch
 
 # Side of a tile, pixels; warps that share a tile's list.
@@ -134,7 +135,8 @@ def rasterize_triton(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _rasterize(grid, means, factor, colors):
-    return _fold_batches(functools.partial(_forward, grid))(means, factor, colors)
+    forward = _fold_batches(functools.partial(_forward, grid))
+    return first_order(forward, "triton")(means, factor, colors)
 
 
 def _rasterize_fwd(grid, means, factor, colors):
@@ -143,7 +145,7 @@ def _rasterize_fwd(grid, means, factor, colors):
 
 def _rasterize_bwd(grid, gaussians, cotangent):
     backward = _fold_batches(functools.partial(_backward, grid))
-    return backward(*gaussians, cotangent)
+    return first_order(backward, "triton")(*gaussians, cotangent)
 
 
 _rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)

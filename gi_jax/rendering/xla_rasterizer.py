@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gi_jax.gaussians import CUTOFF, whitening, whitening_columns
+from gi_jax.rendering.first_order import first_order
 from gi_jax.rendering.tiles import (
     BLOCK,
     TILE,
@@ -75,13 +76,13 @@ def _rasterize_fwd(grid, means, factor, colors):
     # A batch is rendered one after the other: loops of different lengths, batched
     # element by element, would run as long as the longest and copy every carry.
     forward = jax.custom_batching.sequential_vmap(functools.partial(_forward, grid))
-    picture, blocks = forward(means, factor, colors)
+    picture, blocks = first_order(forward, "xla")(means, factor, colors)
     return picture, (means, factor, colors, blocks)
 
 
 def _rasterize_bwd(grid, residuals, cotangent):
     backward = jax.custom_batching.sequential_vmap(functools.partial(_backward, grid))
-    return backward(*residuals, cotangent)
+    return first_order(backward, "xla")(*residuals, cotangent)
 
 
 _rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
@@ -202,7 +203,7 @@ def _add_moments(grid, blocks, means, factor, colors, tiles, sums):
             part = _barrier(_product(by_basis, weights))
             return jax.lax.dynamic_update_slice_in_dim(out, part, j * grid.chunk, 0)
 
-        (out,) = vary_as([entries], [jnp.zeros((grid.group, rows, BLOCK))])
+        (out,) = vary_as([entries], [jnp.zeros((grid.group, rows, BLOCK), jnp.float32)])
         out = _chunks_of_group(grid, blocks, i, moments, out)
         out = out.transpose(1, 0, 2).reshape(-1, 6, grid.group * BLOCK)
         parts = _barrier(_whitened_moments(grid, tile, entries, out).T)
@@ -262,8 +263,9 @@ def _padded(means, factor, colors):
 def _whitened_means(grid, tile, entries):
     """Returns L⁻¹ (mean - centre of the tile) of each entry, two arrays."""
     tile = jnp.repeat(tile, BLOCK)
-    dx = entries[0] - ((tile % grid.columns) * TILE + TILE / 2)
-    dy = entries[1] - ((tile // grid.columns) * TILE + TILE / 2)
+    column, row = (tile % grid.columns) * TILE, (tile // grid.columns) * TILE
+    dx = entries[0] - (column.astype(jnp.float32) + TILE / 2)
+    dy = entries[1] - (row.astype(jnp.float32) + TILE / 2)
     return entries[2] * dx, entries[3] * dx + entries[4] * dy
 
 

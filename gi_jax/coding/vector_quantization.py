@@ -127,7 +127,9 @@ def _whole(name: str, value: int, least: int) -> int:
     except TypeError:
         number = least - 1
     if number < least or isinstance(value, bool):
-        raise ValueError(f"{name}: expected a whole number, {least} or more, got {value!r}")
+        raise ValueError(
+            f"{name}: expected a whole number, {least} or more, got {value!r}"
+        )
     return number
 
 
@@ -170,7 +172,9 @@ def _usage(values: jax.Array, nearest: jax.Array, size: int) -> tuple:
     nearest = jnp.pad(nearest, (0, padding), constant_values=size)
 
     def add(total, block):
-        return jax.tree.map(jnp.add, total, _block_usage(*block, size)), None
+        values, nearest = block
+        part = _block_usage(values, nearest, size)
+        return jax.tree.map(jnp.add, total, part), None
 
     zero = jnp.zeros(size, jnp.float32), jnp.zeros((size, channels), jnp.float32)
     return lax.scan(add, zero, (values, nearest.reshape(blocks, rows)))[0]

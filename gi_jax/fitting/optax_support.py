@@ -106,7 +106,9 @@ def make_stepper(optimizer: Any, coordinates: Coordinates) -> Stepper:
         position = state.position if plan.tracked else _as(plan.form, located)
 
         def moved(change):
-            return coordinates.retract(gaussians, _as(type(tangent), change), image_size)
+            return coordinates.retract(
+                gaussians, _as(type(tangent), change), image_size
+            )
 
         def value_at(params):
             return value_of(moved(optax.tree.sub(params, position)))

@@ -287,9 +287,7 @@ def own_frame_adam(
                 f"rates: expected one for each of the {len(leaves)} fields of "
                 f"{type(updates).__name__}, got {len(rates)}"
             )
-        scaled = [
-            u if _is_masked(u) else -rate * u for u, rate in zip(leaves, rates)
-        ]
+        scaled = [u if _is_masked(u) else -rate * u for u, rate in zip(leaves, rates)]
         return jax.tree.unflatten(structure, scaled)
 
     scale = optax.stateless(times_rates)
@@ -358,7 +356,9 @@ def _guard(
     l11 = jnp.maximum(l11, _MIN_SIGMA)
     missing = _MIN_SIGMA**2 - l21**2
     # A root of 0 would have no derivative, which line searches take.
-    height_floor = jnp.where(missing > 0, jnp.sqrt(jnp.where(missing > 0, missing, 1)), 0)
+    height_floor = jnp.where(
+        missing > 0, jnp.sqrt(jnp.where(missing > 0, missing, 1)), 0
+    )
     l22 = jnp.maximum(l22, jnp.maximum(_MIN_SIGMA**2 / l11, height_floor))
     spread = jnp.sqrt(l11**2 + l21**2 + l22**2)
     shrink = jnp.minimum(1, max_spread / spread)

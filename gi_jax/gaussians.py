@@ -224,13 +224,18 @@ def where_rows(rows: jax.Array, new: Any, old: Any) -> Any:
 
     Args:
       rows: [N] bool.
-      new: a pytree.
-      old: one of the same structure; its leaves without N rows stay as they are.
+      new: a pytree of arrays with N rows each.
+      old: one of the same structure.
+
+    Raises:
+      ValueError: where a leaf does not have N rows.
     """
 
     def choose(a, b):
-        if a.ndim == 0 or a.shape[0] != rows.shape[0]:
-            return b
+        if a.shape[:1] != rows.shape:
+            raise ValueError(
+                f"expected arrays of {rows.shape[0]} rows, got the shape {a.shape}"
+            )
         return jnp.where(rows.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, new, old)

@@ -143,3 +143,15 @@ def test_degenerate_covariances_stay_finite(name):
     )(gaussians)
     assert np.isfinite(picture)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_where_rows_takes_rows_and_refuses_anything_else():
+    rows = jnp.array([True, False, True])
+    new = {"flat": jnp.ones(3), "deep": jnp.ones((3, 2))}
+    old = jax.tree.map(jnp.zeros_like, new)
+    chosen = geometry.where_rows(rows, new, old)
+    np.testing.assert_array_equal(chosen["flat"], [1, 0, 1])
+    np.testing.assert_array_equal(chosen["deep"], [[1, 1], [0, 0], [1, 1]])
+    for other in (jnp.ones(()), jnp.ones(4), jnp.ones((2, 3))):
+        with pytest.raises(ValueError, match="expected arrays of 3 rows"):
+            geometry.where_rows(rows, other, other)

@@ -212,3 +212,27 @@ def test_hold_then_decay():
     np.testing.assert_allclose(values[:79], 1)
     np.testing.assert_allclose(values[-1], 0.05, rtol=1e-5)
     assert (np.diff(values[80:]) < 0).all()
+
+
+def test_row_adam_takes_leaves_of_any_rank():
+    """Angles are [N]: each row is scaled by its own count of steps."""
+    adam = optimizers.scale_by_row_adam(0.9, 0.95)
+    tree = {"flat": jnp.arange(1.0, 5.0), "deep": jnp.ones((4, 2, 3))}
+    update, state = adam.update(tree, adam.init(tree))
+    assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, tree)
+    np.testing.assert_allclose(update["flat"], 1, rtol=1e-5)
+    late = state._replace(steps=jnp.array([0, 1, 1, 1]))
+    update, _ = adam.update(tree, late)
+    assert (update["flat"][0] > update["flat"][1:]).all()
+
+
+def test_guards_have_derivatives():
+    """Line searches differentiate a step, also where no guard acts."""
+    gaussians, _ = gaussians_and_gradient()
+    frame = optimizers.own_frame()
+    moved = jax.grad(
+        lambda tangent: sum(
+            jnp.sum(leaf) for leaf in frame.retract(gaussians, tangent, SIZE)
+        )
+    )(frame.locate(gaussians))
+    assert all(jnp.isfinite(leaf).all() for leaf in moved)

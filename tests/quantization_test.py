@@ -319,9 +319,20 @@ def test_normalize_maps_the_picture_into_the_unit_square():
 
 
 def test_wrong_arguments_say_what_was_expected():
-    for wrong in (lambda: uniform(0), lambda: uniform(17), lambda: residual_vq(0)):
-        with pytest.raises(ValueError, match="expected"):
-            wrong()
+    for bits in (0, 17, 6.5, True, "6"):
+        with pytest.raises(ValueError, match="bits: expected a whole number, 1 to 16"):
+            uniform(bits)
+    for settings, message in (
+        ({"codebook_size": 0}, "codebook_size: expected a whole number, 1 or more"),
+        ({"codebook_size": "8"}, "codebook_size: expected a whole number, 1 or more"),
+        ({"num_stages": 2.5}, "num_stages: expected a whole number, 1 or more"),
+        ({"num_stages": True}, "num_stages: expected a whole number, 1 or more"),
+        ({"kmeans_steps": -1}, "kmeans_steps: expected a whole number, 0 or more"),
+        ({"decay": 1.5}, "decay: expected a number in 0..1"),
+        ({"commitment": float("nan")}, "commitment: expected 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            residual_vq(**settings)
     with pytest.raises(ValueError, match="then one Quantizer"):
         chain(float16(), linear(YCOCG))
     with pytest.raises(ValueError, match="invertible"):

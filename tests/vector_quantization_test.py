@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gi_jax.coding import vector_quantization
 from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
 from tests.helpers import assert_same_bits, normal
 
@@ -50,6 +51,30 @@ def test_residual_vq_follows_its_values_and_reports_their_error():
     # Uniform density on 4 cells per stage: far below the variance 0.25 after one stage.
     assert losses[-1] < 0.25 * 0.25
     assert (state.counts > 0).all() and np.isfinite(state.codebooks).all()
+
+
+def test_memory_of_the_sums_does_not_grow_with_values_times_entries():
+    count, size, channels = 300_000, 256, 3
+    shapes = (
+        jax.ShapeDtypeStruct((count, channels), jnp.float32),
+        jax.ShapeDtypeStruct((count,), jnp.int32),
+    )
+    usage = jax.jit(vector_quantization._usage, static_argnums=2)
+    compiled = usage.lower(*shapes, size).compile()
+    # A padded copy of what is summed, and a few arrays of one block.
+    most = 4 * count * (channels + 1) + 8 * 4 * vector_quantization.BLOCK_VALUES
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * most
+
+
+def test_sums_of_blocks_are_those_of_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    values = jnp.asarray(rng.normal(size=(50, 3)), jnp.float32)
+    nearest = jnp.asarray(rng.integers(0, 4, 50), jnp.int32)
+    counts, sums = vector_quantization._usage(values, nearest, 4)
+    monkeypatch.setattr(vector_quantization, "BLOCK_VALUES", 7 * 4 * 3)
+    in_blocks = vector_quantization._usage(values, nearest, 4)
+    np.testing.assert_array_equal(in_blocks[0], counts)
+    np.testing.assert_allclose(in_blocks[1], sums, rtol=1e-5, atol=1e-6)
 
 
 def test_residual_vq_replaces_dead_entries_and_averages_the_others():

@@ -47,6 +47,10 @@ OUTLIERS: Final = 0.005
 YCOCG: Final = np.array([[0.25, 0.5, -0.25], [0.5, 0.0, 0.5], [0.25, -0.5, -0.25]])
 
 
+def _ones(params: Any) -> Any:
+    return jax.tree.map(jnp.ones_like, params)
+
+
 class Quantizer(NamedTuple):
     """A quantizer of N values, in the manner of `optax.GradientTransformation`.
 
@@ -65,6 +69,9 @@ class Quantizer(NamedTuple):
     encode: Callable[..., Any]
     # (params, state, symbols) -> values_hat
     decode: Callable[..., Any]
+    # params -> the size of a change of each that moves no decoded value by more than
+    # about a step: what learning rates are relative to
+    scales: Callable[[Any], Any] = _ones
 
 
 class Transform(NamedTuple):
@@ -161,8 +168,9 @@ def uniform(bits: int) -> Quantizer:
     Reference:
       LSQ+, arXiv:2004.09576, section 3 (with n = 0, p = 2^bits - 1).
     """
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits: expected 1 to 16, got {bits}")
+    if bits not in range(1, 17) or isinstance(bits, bool):
+        raise ValueError(f"bits: expected a whole number, 1 to 16, got {bits!r}")
+    bits = int(bits)
     top = 2.0**bits - 1
 
     def init(key, values):
@@ -199,7 +207,12 @@ def uniform(bits: int) -> Quantizer:
         del key
         return decode(params, state, levels(params, values)), state, no_loss()
 
-    return Quantizer(init, apply, encode, decode)
+    def scales(params):
+        # The last symbol moves by `top` times the change of the step.
+        step = lax.stop_gradient(exact_step(params))
+        return UniformParams(step / top, step)
+
+    return Quantizer(init, apply, encode, decode, scales)
 
 
 def linear(matrix: ArrayLike) -> Transform:
@@ -281,6 +294,7 @@ def chain(*links: Transform | Quantizer) -> Quantizer:
         apply,
         lambda params, state, values: inner.encode(params, state, forward(values)),
         lambda params, state, symbols: inverse(inner.decode(params, state, symbols)),
+        inner.scales,
     )
 
 
@@ -326,7 +340,10 @@ def per_field(
         values = [q.decode(*x) for q, x in zip(quantizers, inputs)]
         return _gaussians(values, parametrization)
 
-    return Quantizer(init, apply, encode, decode)
+    def scales(params):
+        return Fields(*(q.scales(p) for q, p in zip(quantizers, params)))
+
+    return Quantizer(init, apply, encode, decode, scales)
 
 
 def _fields(gaussians: Gaussians, parametrization: type) -> Fields:

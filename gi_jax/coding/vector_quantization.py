@@ -1,5 +1,6 @@
 """Residual vector quantization with codebooks that follow the values."""
 
+import operator
 from functools import reduce
 from typing import Final, NamedTuple
 
@@ -19,6 +20,10 @@ DEAD_COUNT: Final = 1.0
 
 # Pseudo-count of a codebook entry at its own place (Laplace smoothing of the counts).
 SMOOTHING: Final = 1e-5
+
+# Most float32 of one masked sum, so that memory does not grow with N · entries · C:
+# 16 MiB.
+BLOCK_VALUES: Final = 2**22
 
 
 class ResidualVQState(NamedTuple):
@@ -57,17 +62,20 @@ def residual_vq(
       A quantizer of [N, C] with `ResidualVQState` and no params.
 
     Raises:
-      ValueError: if there are no entries or no stages.
+      ValueError: if entries, stages or Lloyd iterations are not whole numbers, there
+        are no entries or no stages, or a weight is out of range.
 
     Reference:
       GaussianImage, arXiv:2403.08551, section 3.3; SoundStream, arXiv:2107.03312,
       section III-C; k-means++, D. Arthur and S. Vassilvitskii, SODA 2007.
     """
-    if codebook_size < 1 or num_stages < 1:
-        raise ValueError(
-            "codebook_size, num_stages: expected 1 or more, "
-            f"got {codebook_size}, {num_stages}"
-        )
+    codebook_size = _whole("codebook_size", codebook_size, least=1)
+    num_stages = _whole("num_stages", num_stages, least=1)
+    kmeans_steps = _whole("kmeans_steps", kmeans_steps, least=0)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay: expected a number in 0..1, got {decay}")
+    if not 0 <= commitment < float("inf"):
+        raise ValueError(f"commitment: expected 0 or more, got {commitment}")
 
     def init(key, values):
         def stage(residual, key):
@@ -108,6 +116,23 @@ def residual_vq(
     return Quantizer(jax.jit(init), jax.jit(apply), encode, decode)
 
 
+def _whole(name: str, value: int, least: int) -> int:
+    """Returns a whole number of `least` or more.
+
+    Raises:
+      ValueError: where it is something else.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ValueError(
+            f"{name}: expected a whole number, {least} or more, got {value!r}"
+        )
+    return number
+
+
 def _distances(values: jax.Array, codebook: jax.Array) -> jax.Array:
     """Returns squared distances [N, entries], the same with every compiler.
 
@@ -133,8 +158,29 @@ def _encode_stage(residual: jax.Array, codebook: jax.Array) -> tuple:
 def _usage(values: jax.Array, nearest: jax.Array, size: int) -> tuple:
     """Returns how many values each entry stands for, and their sums, [K] and [K, C].
 
-    Written as masked sums: scattered additions would be in any order on a GPU.
+    Written as masked sums: scattered additions would be in any order on a GPU. Many
+    values are summed block by block, in their order.
     """
+    count, channels = values.shape
+    rows = max(BLOCK_VALUES // (size * channels), 1)
+    if count <= rows:
+        return _block_usage(values, nearest, size)
+    blocks = -(-count // rows)
+    padding = blocks * rows - count
+    values = jnp.pad(values, ((0, padding), (0, 0))).reshape(blocks, rows, channels)
+    # No entry has the number `size`.
+    nearest = jnp.pad(nearest, (0, padding), constant_values=size)
+
+    def add(total, block):
+        values, nearest = block
+        part = _block_usage(values, nearest, size)
+        return jax.tree.map(jnp.add, total, part), None
+
+    zero = jnp.zeros(size, jnp.float32), jnp.zeros((size, channels), jnp.float32)
+    return lax.scan(add, zero, (values, nearest.reshape(blocks, rows)))[0]
+
+
+def _block_usage(values: jax.Array, nearest: jax.Array, size: int) -> tuple:
     mask = nearest[:, None] == jnp.arange(size)  # [N, K]
     sums = jnp.sum(jnp.where(mask[..., None], values[:, None, :], 0.0), axis=0)
     return jnp.sum(mask, axis=0).astype(jnp.float32), sums

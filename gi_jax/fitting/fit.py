@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
 # Seconds between two checkpoints.
 _CHECKPOINT_SECONDS: Final = 20.0
 
+# A loss that is higher by this share than at the start is worse, and not rounding.
+_ROUNDING: Final = 1e-5
+
 
 class FitResult(NamedTuple):
     """What a fit gives."""
@@ -93,7 +96,7 @@ def fit(
         is that of the weighted error. Losses with SSIM, and functions, see the picture
         blended with the target where weights are small (`losses.blended`).
       initial: Gaussians to start from instead of the preset's; N is theirs, and none
-        are born or moved.
+        are born or moved. A fit that leaves them worse, by its loss, warns.
       recipe: settings instead of the preset's.
       quantizer: makes the fit aware of this quantization (see `make_fit_step`).
       implementation: of `rasterize`.
@@ -192,14 +195,9 @@ def fit(
     gaussians = jax.tree.map(lambda leaf: np.array(leaf[:born]), state.gaussians)
     quantizing = jax.tree.map(np.array, state.quantizer)
     psnr = float(quality(programs, state, target, weights))
-    if quantizer is not None and initial is not None and psnr < log[0, 1]:
-        warnings.warn(
-            f"the fit ended at {psnr:.2f} dB, below the {log[0, 1]:.2f} dB of the "
-            "Gaussians that it was given, quantized: lower the rates of the recipe or "
-            "those of the quantizer",
-            stacklevel=2,
-        )
     log = log[~np.isnan(log[:, 0])]
+    if initial is not None:
+        _warn_if_worse(log)
     history: dict[str, np.ndarray] = {
         "step": np.arange(len(log)),
         "loss": log[:, 0],
@@ -252,3 +250,19 @@ def _fingerprint(arrays: Any, settings: tuple) -> str:
     for leaf in leaves:
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]
+
+
+def _warn_if_worse(log: np.ndarray) -> None:
+    """Warns where the last loss of a fit from given Gaussians is above the first.
+
+    Args:
+      log: [steps, 2] loss and PSNR of each step.
+    """
+    if len(log) > 1 and log[-1, 0] > (1 + _ROUNDING) * log[0, 0]:
+        warnings.warn(
+            f"the fit made the given Gaussians worse: the loss went from {log[0, 0]:g} "
+            f"to {log[-1, 0]:g}, PSNR from {log[0, 1]:.2f} to {log[-1, 1]:.2f} dB; try "
+            "more steps, or lower rates of the recipe's optimizer and, with a "
+            "quantizer, of its quantizer_optimizer",
+            stacklevel=3,
+        )

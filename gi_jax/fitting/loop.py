@@ -162,6 +162,7 @@ def _functions(recipe, loss, quantizer, implementation, has_initial):
         coordinates=recipe.coordinates,
         densification=None if has_initial else recipe.densification,
         quantizer=quantizer,
+        quantizer_optimizer=recipe.quantizer_optimizer,
         render=recipe.render,
         implementation=implementation,
     )

@@ -37,6 +37,11 @@ class Coordinates(NamedTuple):
     pull_back: Callable[[Gaussians, Gaussians, tuple[int, int]], Any]
     # (gaussians, tangent, image_size) -> gaussians
     retract: Callable[[Gaussians, Any, tuple[int, int]], Gaussians]
+    # Gaussians always lie at 0, for the frame moves along with them. Optimizers that
+    # ask for parameters are then given the sum of their updates so far.
+    moving: bool = False
+    # () -> optax transformation that is used where none is given
+    default_optimizer: Callable[[], optax.GradientTransformation] | None = None
 
 
 class Tangent(NamedTuple):
@@ -45,6 +50,10 @@ class Tangent(NamedTuple):
     means: jax.Array  # [N, 2] in standard deviations along the axes of Σ^½
     shape: jax.Array  # [N, 3] relative: first axis, shear, second axis
     colors: jax.Array  # [N, C] at equal energy: colour · √(area / pixels per Gaussian)
+
+
+# Rates of the own frame's default optimizer, those of a fit of about 500 steps.
+_OWN_FRAME_RATES: Final = Tangent(0.07, 0.055, 0.0075)  # type: ignore[arg-type]
 
 
 def own_frame(max_spread: ArrayLike | None = None) -> Coordinates:
@@ -92,7 +101,13 @@ def own_frame(max_spread: ArrayLike | None = None) -> Coordinates:
         energy = jnp.sqrt(area(moved) / area(guarded))
         return guarded._replace(colors=moved.colors * energy[:, None])
 
-    return Coordinates(locate, pull_back, retract)
+    return Coordinates(
+        locate,
+        pull_back,
+        retract,
+        moving=True,
+        default_optimizer=lambda: own_frame_adam(_OWN_FRAME_RATES),
+    )
 
 
 def parameters() -> Coordinates:
@@ -118,7 +133,7 @@ def parameters() -> Coordinates:
         del image_size
         return optax.apply_updates(gaussians, scale(tangent))
 
-    return Coordinates(locate, pull_back, retract)
+    return Coordinates(locate, pull_back, retract, default_optimizer=adan)
 
 
 class RowAdamState(NamedTuple):
@@ -148,7 +163,8 @@ def scale_by_row_adam(
     """
 
     def init(params):
-        rows = jax.tree.leaves(params)[0].shape[0]
+        leaves = jax.tree.leaves(params)  # None, where all fields are masked.
+        rows = leaves[0].shape[0] if leaves else 0
         zeros = jax.tree.map(jnp.zeros_like, params)
         return RowAdamState(jnp.zeros(rows, jnp.int32), zeros, zeros)
 
@@ -157,12 +173,15 @@ def scale_by_row_adam(
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment(updates, state.nu, b2, 2)
         steps = state.steps + 1
-        power = steps.astype(jnp.float32)[:, None]
+        power = steps.astype(jnp.float32)
         first, second = 1 - b1**power, 1 - b2**power
-        updates = jax.tree.map(
-            lambda m, v: (m / first) / (jnp.sqrt(v / second) + eps), mu, nu
-        )
-        return updates, RowAdamState(steps, mu, nu)
+
+        def scaled(m, v):
+            shape = -1, *[1] * (m.ndim - 1)
+            c1, c2 = first.reshape(shape), second.reshape(shape)
+            return (m / c1) / (jnp.sqrt(v / c2) + eps)
+
+        return jax.tree.map(scaled, mu, nu), RowAdamState(steps, mu, nu)
 
     return optax.GradientTransformation(init, update)
 
@@ -251,7 +270,8 @@ def own_frame_adam(
     """Adam in each Gaussian's own frame, with a rate for each kind of coordinate.
 
     Args:
-      rates: learning rates, one number for each field.
+      rates: learning rates, one number for each field. Trees of another type with as
+        many fields are stepped by them too; fields that are masked are left out.
       schedule: multiplies the rates.
       b1: decay of the first moment.
       b2: decay of the second moment.
@@ -259,9 +279,18 @@ def own_frame_adam(
     Returns:
       A transformation of `Tangent`s.
     """
-    scale = optax.stateless(
-        lambda updates, _: jax.tree.map(lambda u, rate: -rate * u, updates, rates)
-    )
+
+    def times_rates(updates, _):
+        leaves, structure = jax.tree.flatten(updates, is_leaf=_is_masked)
+        if len(leaves) != len(rates):
+            raise ValueError(
+                f"rates: expected one for each of the {len(leaves)} fields of "
+                f"{type(updates).__name__}, got {len(rates)}"
+            )
+        scaled = [u if _is_masked(u) else -rate * u for u, rate in zip(leaves, rates)]
+        return jax.tree.unflatten(structure, scaled)
+
+    scale = optax.stateless(times_rates)
     return optax.chain(
         scale_by_row_adam(b1, b2), scale, optax.scale_by_schedule(schedule)
     )
@@ -281,6 +310,10 @@ def hold_then_decay(
         return jnp.asarray(final**share, jnp.float32)
 
     return schedule
+
+
+def _is_masked(leaf: Any) -> bool:
+    return isinstance(leaf, optax.MaskedNode)
 
 
 def _pixels_per_gaussian(gaussians: Gaussians, image_size: tuple[int, int]) -> float:
@@ -321,7 +354,11 @@ def _guard(
     means = jnp.clip(gaussians.means, -_MARGIN, upper)
     l11, l21, l22 = gaussians.cholesky.T
     l11 = jnp.maximum(l11, _MIN_SIGMA)
-    height_floor = jnp.sqrt(jnp.maximum(_MIN_SIGMA**2 - l21**2, 0))
+    missing = _MIN_SIGMA**2 - l21**2
+    # A root of 0 would have no derivative, which line searches take.
+    height_floor = jnp.where(
+        missing > 0, jnp.sqrt(jnp.where(missing > 0, missing, 1)), 0
+    )
     l22 = jnp.maximum(l22, jnp.maximum(_MIN_SIGMA**2 / l11, height_floor))
     spread = jnp.sqrt(l11**2 + l21**2 + l22**2)
     shrink = jnp.minimum(1, max_spread / spread)

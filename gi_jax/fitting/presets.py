@@ -30,6 +30,8 @@ class Recipe(NamedTuple):
     densification: Densification | None
     clamp: bool = False  # the loss sees the picture clamped to 0..1
     render: Callable[..., jax.Array] | None = None  # see `make_fit_step`
+    # of what a quantizer learns, see `make_fit_step`
+    quantizer_optimizer: optax.GradientTransformation | None = None
 
 
 def fast(num_gaussians: int, image_shape: tuple[int, int, int], steps: int) -> Recipe:
@@ -133,7 +135,10 @@ def fine_tuning(steps: int, rate: float = 0.3) -> Recipe:
     )
 
     def initialize(key, image, implementation):
-        raise AssertionError("fine-tuning starts from given Gaussians")
+        raise ValueError(
+            "initial: expected Gaussians to start from, since the recipe fine_tuning "
+            "has no start of its own; got None"
+        )
 
     return Recipe(initialize, 0, steps, optimizer, optimizers.own_frame(), None)
 

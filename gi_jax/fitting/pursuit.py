@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.filters import correlate
 from gi_jax.fitting.densification import Densification
 from gi_jax.fitting.rate import TRADE_OFF, estimated_bits
 from gi_jax.gaussians import Cholesky, area
@@ -198,7 +199,9 @@ def _candidates(level, bank, count, scale):
     rows, columns = jnp.divmod(pixel, width)
     padded = jnp.pad(level, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)))
     windows = jax.vmap(
-        lambda i, j: jax.lax.dynamic_slice(padded, (i, j, 0 * i), (side, side, channels))
+        lambda i, j: jax.lax.dynamic_slice(
+            padded, (i, j, 0 * i), (side, side, channels)
+        )
     )(rows, columns)
     windows = windows.reshape(-1, side * side, channels)
     correlation = jnp.einsum("npc,ps->nsc", windows, bank.weights)

@@ -267,8 +267,7 @@ def _grey_through(profile: bytes, values: np.ndarray) -> np.ndarray:
     opened = _opened(profile)
     space = profile[16:20]
     if space not in (b"GRAY", b"RGB "):
-        name = space.decode("latin-1").strip()
-        raise ProfileError(f"the colour profile is for {name}, not for grey")
+        raise ProfileError("the colour profile is broken, or not for grey")
     curve = _tag(profile, b"kTRC" if space == b"GRAY" else b"gTRC")
     if curve is not None:
         return _grey_of(_luminance(profile, curve, values))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from gi_jax import cli, images
+from gi_jax import cli, color_profiles, images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (16, 24, 4), np.uint8)
@@ -355,6 +355,38 @@ def test_broken_profiles_warn_and_are_srgb(tmp_path, name):
     with pytest.warns(UserWarning, match=r"a\.tif: .*; the colours are taken as sRGB"):
         loaded = images.load_image(path)
     np.testing.assert_array_equal(loaded, stored)
+
+
+@pytest.mark.parametrize(
+    ("mode", "profile"),
+    [
+        ("RGB", _P3),
+        ("CMYK", _cmyk_icc()),
+        ("L", _P3),
+        ("L", _GREY),
+        *(("L", _grey_icc(tag, b"Lab ")) for tag, _ in GREY.values()),
+    ],
+)
+def test_spoilt_profiles_are_applied_or_refused(mode, profile):
+    rng = np.random.default_rng(1)
+    levels = np.arange(256, dtype=np.uint8)
+    image = Image.fromarray(PIXELS[:4, :4]).convert(mode)
+    outcomes = set()
+    for _ in range(100):
+        spoilt = bytearray(profile)
+        for place in rng.integers(0, min(len(profile), 600), rng.integers(1, 6)):
+            spoilt[place] = rng.integers(256)
+        try:
+            if mode == "L":
+                grey = color_profiles.grey_to_srgb(levels, bytes(spoilt))
+                assert grey.dtype == np.float32
+                assert grey.min() >= 0 and grey.max() <= 1  # Not NaN either.
+            else:
+                assert color_profiles.to_srgb(image, bytes(spoilt)).mode == "RGB"
+            outcomes.add("applied")
+        except color_profiles.ProfileError:
+            outcomes.add("refused")
+    assert outcomes == {"applied", "refused"}
 
 
 def test_warnings_of_profiles_can_be_errors(tmp_path):

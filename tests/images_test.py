@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -216,6 +217,8 @@ class _FailingFile(io.RawIOBase):
 @pytest.mark.parametrize("error", [errno.EIO, errno.EACCES, errno.ESTALE])
 @pytest.mark.parametrize("suffix", images.SUFFIXES)
 def test_errors_of_reading_keep_their_kind(tmp_path, monkeypatch, suffix, error):
+    if suffix == ".jp2" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip(f"Pillow {PIL.__version__} ends the process here")
     path = tmp_path / f"a{suffix}"
     mode = "L" if suffix == ".pgm" else "RGB"
     Image.fromarray(np.tile(PIXELS[..., :3], (8, 8, 1))).convert(mode).save(path)

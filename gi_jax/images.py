@@ -131,6 +131,7 @@ def load_image(
         if width * height > max_pixels:
             raise _RefusedError(f"{_too_large(max_pixels)}, got {width}x{height}")
         ImageOps.exif_transpose(image, in_place=True)
+        _scale_key(image, file)
         if color_management:
             try:
                 return _to_array(image, profile_of(image, file))
@@ -317,6 +318,22 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def _scale_key(image: Image.Image, file: IO[bytes]) -> None:
+    """Brings the transparent colour of a PNG to 8 bits, as Pillow does the pixels.
+
+    Pillow leaves it at the depth of the file, where no pixel equals it.
+    """
+    key = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("L", "RGB") or key is None:
+        return
+    file.seek(24)
+    (depth,) = file.read(1)
+    if image.mode == "L":
+        image.info["transparency"] = key * 255 // (2**depth - 1)
+    elif depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def _to_array(image: Image.Image, profile: bytes | None) -> np.ndarray:

@@ -21,8 +21,11 @@ PIXELS = RNG.integers(0, 256, (5, 7, 4), np.uint8)
 DEEP = RNG.integers(0, 65536, (5, 7), np.uint16)
 
 
-def _png(width, height, depth, color_type, rows):
-    """Returns a PNG file; `rows` are the bytes of the picture without filters."""
+def _png(width, height, depth, color_type, rows, key=None):
+    """Returns a PNG file.
+
+    `rows` are the bytes of the picture without filters, `key` its transparent colour.
+    """
 
     def chunk(kind, data):
         checksum = zlib.crc32(kind + data)
@@ -31,7 +34,8 @@ def _png(width, height, depth, color_type, rows):
     header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     start = b"\x89PNG\r\n\x1a\n"
-    return start + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    start += chunk(b"IHDR", header) + (chunk(b"tRNS", key) if key else b"")
+    return start + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -410,12 +414,26 @@ def test_default_picture_of_an_animated_png(tmp_path):
     assert loaded[0, 0].tolist() == [1, 0, 0]
 
 
-def test_transparent_level_of_16_bit_grey(tmp_path):
-    key = int(DEEP[2, 3])
-    Image.fromarray(DEEP).save(tmp_path / "a.png", transparency=key)
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparent_level_of_grey(tmp_path, depth):
+    top = 2**depth - 1
+    levels = np.arange(16) * 37 % (top + 1)
+    bits = "".join(f"{level:0{depth}b}" for level in levels)
+    row = int(bits, 2).to_bytes(2 * depth, "big")
+    png = _png(16, 1, depth, 0, [row], struct.pack(">H", levels[5]))
+    (tmp_path / "a.png").write_bytes(png)
     loaded = images.load_image(tmp_path / "a.png")
-    np.testing.assert_array_equal(loaded[..., 0], DEEP / np.float32(65535))
-    np.testing.assert_array_equal(loaded[..., 1], key != DEEP)
+    np.testing.assert_array_equal(loaded[0, :, 0], np.float32(levels) / np.float32(top))
+    np.testing.assert_array_equal(loaded[0, :, 1], levels != levels[5])
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_transparent_colour(tmp_path, depth):
+    row = RNG.integers(0, 2**depth, (16, 3)).astype(f">u{depth // 8}")
+    key = row[5].astype(">u2").tobytes()
+    (tmp_path / "a.png").write_bytes(_png(16, 1, depth, 2, [row.tobytes()], key))
+    loaded = images.load_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(loaded[0, :, 3], np.arange(16) != 5)
 
 
 def test_float_tiff_is_refused(tmp_path):

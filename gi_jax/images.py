@@ -326,13 +326,13 @@ def _scale_key(image: Image.Image, file: IO[bytes]) -> None:
     Pillow leaves it at the depth of the file, where no pixel equals it.
     """
     key = image.info.get("transparency")
-    if image.format != "PNG" or image.mode not in ("L", "RGB") or key is None:
+    if image.format != "PNG" or key is None:
         return
     file.seek(24)
     (depth,) = file.read(1)
-    if image.mode == "L":
-        image.info["transparency"] = key * 255 // (2**depth - 1)
-    elif depth == 16:
+    if image.mode in ("1", "L"):
+        image.info["transparency"] = min(key * 255 // (2**depth - 1), 255)
+    elif image.mode == "RGB" and depth == 16:
         image.info["transparency"] = tuple(value >> 8 for value in key)
 
 

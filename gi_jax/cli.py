@@ -139,6 +139,8 @@ def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
     help = "the least PSNR of the decoded picture, dB"
     aims.add_argument("--target_psnr", metavar="P", type=_scale, help=help)
     add = encode.add_argument
+    help = "take the values of files as sRGB, whatever their colour profiles say"
+    add("--ignore_profiles", action="store_true", help=help)
     help = "1, the fastest, to 9, the smallest files (default: 5)"
     add("--effort", metavar="E", type=_at_least(1), help=help)
     help = "what is to be best at a size: psnr (default), or ssim, nearer to the eye"
@@ -191,7 +193,7 @@ def _encode(args: argparse.Namespace) -> int:
 
     def encode(job: _Job) -> dict[str, Any]:
         start = time.perf_counter()
-        image = images.load_image(job.source)
+        image = images.load_image(job.source, color_management=not args.ignore_profiles)
         data = to_bytes(image, **settings, seed=args.seed, progress=progress)
         seconds = time.perf_counter() - start
         decoded = gi.decode(data) / image.dtype.type(255)

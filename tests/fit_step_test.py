@@ -115,10 +115,10 @@ def test_states_of_a_batch_are_donated():
     images = jnp.stack([IMAGE, IMAGE[::-1]])
     recipe = presets.fast(COUNT, IMAGE.shape, 40)
     programs = make_batch_programs(recipe, l2, "dense", (jax.devices()[0],))
-    states = programs.start(jax.random.split(KEY, 2), images)
+    states = programs.start(jax.random.split(KEY, 2), images, None)
     assert len({*addresses(states)}) == len(addresses(states))
     for _ in range(2):
-        states, *_ = programs.run(states, images, 1, float("nan"))
+        states, *_ = programs.run(states, images, 1, float("nan"), None)
 
 
 def test_states_of_rate_distortion_are_donated():

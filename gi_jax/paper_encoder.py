@@ -1,7 +1,7 @@
 """`encode_paper`: from a picture to a file, the paper's way."""
 
 import math
-from typing import Final
+from typing import Final, get_args
 
 from jax.typing import ArrayLike
 
@@ -77,6 +77,8 @@ def encode_paper(
     if problem := find_problem(header):
         raise ValueError(problem)
     check_count("fine_tuning_steps", fine_tuning_steps, least=0)
+    if order not in get_args(Order):
+        raise ValueError(f"order: expected one of {get_args(Order)}, got {order!r}")
     fitted = fit(
         pixels,
         num_gaussians,
@@ -102,6 +104,5 @@ def encode_paper(
         tuned.quantizer.params,
         tuned.quantizer.state,
         (height, width),
-        shape_bits=shape_bits,
         order=order,
     )

@@ -32,9 +32,13 @@ from gi_jax.coding.codec import (
     write_gaussians,
 )
 from gi_jax.coding.file_info import file_info
+from gi_jax.coding.paper_quantizer import paper_state
 from gi_jax.coding.paper_symbols import Order
 from gi_jax.coding.positions import sorted_order
-from gi_jax.coding.quantization import Fields, UniformParams
+from gi_jax.coding.quantization import (
+    Fields,
+    UniformParams,
+)
 from gi_jax.coding.vector_quantization import ResidualVQState
 from gi_jax.gaussians import Cholesky, RotationScale
 from gi_jax.images import to_uint8
@@ -59,7 +63,13 @@ def _gaussians(kind: type, n: int, channels: int, seed: int = 0):
     return kind(*(jnp.asarray(x, jnp.float32) for x in fields))
 
 
-def _learned(channels: int, bits: int = 6, entries: int = 8, stages: int = 2):
+def _learned(
+    channels: int,
+    bits: int = 6,
+    entries: int = 8,
+    stages: int = 2,
+    kind: type = Cholesky,
+):
     """Params and state that do not depend on a random generator's version."""
     step = np.float32([4.0, 3.0, 4.0]) / 2**bits
     offset = np.float32([0.5, -1.5, 0.1])
@@ -68,12 +78,13 @@ def _learned(channels: int, bits: int = 6, entries: int = 8, stages: int = 2):
     counts = jnp.ones((stages, entries))
     state = ResidualVQState(jnp.asarray(codebooks), counts)
     params = UniformParams(jnp.asarray(step), jnp.asarray(offset))
-    return Fields((), params, ()), Fields((), (), state)
+    return Fields((), params, ()), paper_state(state, SIZE, bits, parametrization=kind)
 
 
 def _file(kind: type, n: int, channels: int, order: Order = "sorted") -> bytes:
     gaussians = _gaussians(kind, n, channels)
-    return write_gaussians(gaussians, *_learned(channels), SIZE, order=order)
+    learned = _learned(channels, kind=kind)
+    return write_gaussians(gaussians, *learned, SIZE, order=order)
 
 
 @KINDS

@@ -5,6 +5,7 @@ from typing import Final, get_args
 
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_not_path
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import paper_quantizer, write_gaussians
 from gi_jax.coding.paper_symbols import PAPER_CODEC, Order
@@ -60,6 +61,7 @@ def encode_paper(
     Reference:
       GaussianImage, arXiv:2403.08551, section 3.3.
     """
+    check_not_path(image)
     pixels = checked_image(image)
     height, width, channels = pixels.shape
     if num_gaussians is None:

@@ -206,7 +206,9 @@ def test_no_gaussians_are_a_black_picture():
     assert (decode(_file(Cholesky, 0, 2)) == np.zeros((*SIZE, 2))).all()
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e5, 1e300])
+@pytest.mark.parametrize(
+    "scale", [0.0, -1.0, np.nan, np.inf, 1e5, 1e300, 1e-200, "2", None, True, [1.0]]
+)
 def test_impossible_scales_are_refused(scale):
     with pytest.raises(ValueError, match="scale: expected"):
         decode(_file(Cholesky, 1, 1), scale=scale)

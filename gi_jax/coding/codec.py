@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gi_jax.arguments import check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.entropy_models import MAX_ALPHABET
@@ -48,14 +49,18 @@ from gi_jax.coding.sensitivity_codec import (
     read_contents,
 )
 from gi_jax.coding.vector_quantization import ResidualVQState
-from gi_jax.gaussians import Gaussians, blurred
+from gi_jax.gaussians import Gaussians, blurred, support
 from gi_jax.images import to_uint8
-from gi_jax.rendering.rasterize import check_gaussians, rasterize
+from gi_jax.rendering.rasterize import Implementation, check_gaussians, rasterize
+from gi_jax.rendering.tiles import TILE
 
 # `decode` renders strips of about this many pixels, in multiples of the rasterizer's
 # tiles, which keeps its temporaries below some 100 MiB.
 STRIP_PIXELS: Final = 2**22
 STRIP_ROWS: Final = 16
+
+# At this scale all pictures are one pixel, and numbers are far from overflowing.
+MIN_SCALE: Final = 2.0**-20
 
 _SIDE_TAG: Final = b"SIDE"
 _SIDE: Final = struct.Struct("<BHB")
@@ -203,7 +208,10 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
       BitstreamError: if it is not a file that `write_gaussians` or `write_symbols`
         could have written.
     """
-    header, sections = bitstream.unpack(data)
+    return _read(*bitstream.unpack(data))
+
+
+def _read(header: Header, sections: dict[bytes, bytes]) -> DecodedGaussians:
     image_size = header.height, header.width
     gaussians: Gaussians
     if header.codec == SENSITIVITY_CODEC:
@@ -219,48 +227,91 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
     return DecodedGaussians(gaussians, image_size)
 
 
-def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
+def decode(
+    data: bytes,
+    *,
+    scale: float = 1.0,
+    max_pixels: int = bitstream.MAX_PIXELS,
+    max_pairs: int | None = None,
+    implementation: Implementation | None = None,
+) -> np.ndarray:
     """Returns the picture of a file.
+
+    A small file may say a large picture of wide Gaussians. What `max_pixels` and
+    `max_pairs` forbid is refused before it is drawn.
 
     Args:
       data: a whole file; any bytes at all.
-      scale: of the returned picture to the fitted one, finite and above 0. Smaller
+      scale: of the returned picture to the fitted one, 2^-20 or more. Smaller
         pictures are those of wider Gaussians, so that they do not alias.
+      max_pixels: the most pixels that the returned picture may have.
+      max_pairs: the most pairs of a Gaussian and a tile of 16×16 pixels in its box;
+        they bound the time. Pictures have some 10 for each tile, and one more for the
+        mean colour. By default there is no limit.
+      implementation: of `rasterize`.
 
     Returns:
       [max(1, round(H·scale)), max(1, round(W·scale)), C] uint8.
 
     Raises:
       BitstreamError: if it is not a file, see `read_gaussians`.
-      ValueError: if the scale is impossible or the picture would have more than
-        `bitstream.MAX_PIXELS` pixels.
+      ValueError: if the scale is impossible, or the picture has more pixels or pairs
+        than it may have.
     """
-    gaussians, image_size = read_gaussians(data)
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale: expected a finite number above 0, got {scale}")
-    sides = [max(1.0, side * scale) for side in image_size]
-    if math.prod(sides) > bitstream.MAX_PIXELS:
+    scale = check_positive("scale", scale)
+    if scale < MIN_SCALE:
+        raise ValueError(f"scale: expected {MIN_SCALE} or more, got {scale}")
+    max_pixels = min(max_pixels, bitstream.MAX_PIXELS)
+    header, sections = bitstream.unpack(data)
+    sides = [max(1.0, side * scale) for side in (header.height, header.width)]
+    if math.prod(sides) > max_pixels:
         raise ValueError(
-            f"scale: expected a picture of at most {bitstream.MAX_PIXELS} pixels, "
+            f"scale: expected a picture of at most {max_pixels} pixels (max_pixels), "
             f"got {sides[1]:.0f}x{sides[0]:.0f} for scale {scale}"
         )
+    gaussians = _read(header, sections).gaussians
     if scale < 1:
         # A pixel is the mean of a square of 1 / scale pixels of the fitted picture: as
         # much wider, by its variance, than one of those.
         gaussians = blurred(gaussians, (1 / scale**2 - 1) / 12)
     height, width = map(round, sides)
+    if max_pairs is not None:
+        pairs = _count_pairs(gaussians, scale, (height, width))
+        if pairs > max_pairs:
+            raise ValueError(
+                f"max_pairs: expected at most {max_pairs} pairs of Gaussian and tile, "
+                f"got {pairs}"
+            )
     rows = max(1, STRIP_PIXELS // width // STRIP_ROWS) * STRIP_ROWS
     rows = min(rows, height)  # the same for all strips, so that one compilation serves
     picture = np.empty((height, width, gaussians.colors.shape[1]), np.uint8)
     for top in range(0, height, rows):
         means = gaussians.means - jnp.array([0, top / scale], jnp.float32)
-        strip = rasterize(gaussians._replace(means=means), (rows, width), scale=scale)
+        strip = rasterize(
+            gaussians._replace(means=means),
+            (rows, width),
+            scale=scale,
+            implementation=implementation,
+        )
         if np.isnan(strip).any():
             raise BitstreamError(
                 "more pairs of Gaussian and tile than can be numbered: no picture"
             )
         picture[top : top + rows] = to_uint8(strip)[: height - top]
     return picture
+
+
+def _count_pairs(
+    gaussians: Gaussians, scale: float, image_size: tuple[int, int]
+) -> int:
+    """Returns how many tiles the boxes of all Gaussians touch in a scaled picture."""
+    means, reach = (
+        scale * np.asarray(x, np.float64) for x in (gaussians.means, support(gaussians))
+    )
+    tiles = -(-np.array(image_size[::-1]) // TILE)
+    first = np.clip(np.floor((means - reach) / TILE), 0, tiles)
+    last = np.clip(np.floor((means + reach) / TILE) + 1, 0, tiles)
+    return int(np.prod(last - first, axis=1).sum())
 
 
 def _read_side(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.exact_grids import (
@@ -85,7 +86,7 @@ def write_symbols(
     symbols = _checked_symbols(symbols)
     alive = symbols.colors.any(axis=1)
     symbols = Symbols(*(field[alive] for field in symbols))
-    step = np.asarray(step, np.float32)
+    step = np.float32(check_positive("step", step))
     if not MIN_STEP <= step <= MAX_STEP:
         raise ValueError(f"step: expected {MIN_STEP} to {MAX_STEP}, got {step}")
     count, channels = symbols.colors.shape

@@ -202,7 +202,7 @@ def _add_moments(grid, blocks, means, factor, colors, tiles, sums):
             part = _barrier(_product(by_basis, weights))
             return jax.lax.dynamic_update_slice_in_dim(out, part, j * grid.chunk, 0)
 
-        (out,) = vary_as([entries], [jnp.zeros((grid.group, rows, BLOCK))])
+        (out,) = vary_as([entries], [jnp.zeros((grid.group, rows, BLOCK), jnp.float32)])
         out = _chunks_of_group(grid, blocks, i, moments, out)
         out = out.transpose(1, 0, 2).reshape(-1, 6, grid.group * BLOCK)
         parts = _barrier(_whitened_moments(grid, tile, entries, out).T)

@@ -25,7 +25,6 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gi_jax.coding.descent import TRADE_OFF, Descent, descend
 from gi_jax.coding.rates import rate_tables, symbol_bits
@@ -139,7 +138,7 @@ class Search:
           implementation: of `rasterize`.
           report: is told about progress.
 
-        All that search raise FitDivergedError if the error is not finite any more.
+        Methods that search raise FitDivergedError where the error is not finite.
         """
         self.image_size = pixels.shape[0], pixels.shape[1]
         self.mean = quantized_mean(pixels.mean(axis=(0, 1)))
@@ -254,7 +253,7 @@ class Search:
             self._tell(_HELD_STEPS, error)
         return self._programs.round(state, size)
 
-    def _tell(self, work: int, error: ArrayLike) -> None:
+    def _tell(self, work: int, error: Any) -> None:
         """Reports work and a mean squared error, which has to be finite."""
         if not math.isfinite(error := float(error)):
             raise FitDivergedError(

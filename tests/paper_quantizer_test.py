@@ -99,3 +99,26 @@ def test_what_was_said_to_the_quantizer_must_not_be_said_otherwise():
     ):
         with pytest.raises(ValueError, match="those of one paper_quantizer"):
             write_gaussians(gaussians, bad, state, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape_bits": 2.5}, "shape_bits: expected an integer, 1 to 8, got 2.5"),
+        ({"shape_bits": True}, "shape_bits: expected an integer"),
+        ({"codebook_size": "8"}, "codebook_size: expected an integer, 1 to 256"),
+        ({"num_stages": [2]}, "num_stages: expected an integer, 1 to 8"),
+        ({"image_size": (37.0, 61)}, "image_size: expected two integers"),
+        ({"image_size": 37}, "image_size: expected two integers"),
+        ({"parametrization": "Cholesky"}, "parametrization: expected Cholesky or"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        paper_quantizer(**{"image_size": SIZE} | arguments)
+
+
+def test_equal_arguments_give_the_same_quantizer():
+    """So that what is jitted with it is compiled once."""
+    sizes = SIZE, list(SIZE), np.array(SIZE)
+    assert len({paper_quantizer(size, shape_bits=7) for size in sizes}) == 1

@@ -175,6 +175,10 @@ def test_what_cannot_be_written_is_refused():
             write_symbols(symbols, STEP, mean, SIZE)
     with pytest.raises(ValueError, match="sides"):
         write_symbols(symbols, STEP, _mean(3), (0, 61))
+    with pytest.raises(ValueError, match="image_size: expected two integers"):
+        write_symbols(symbols, STEP, _mean(3), (37.5, 61))
+    with pytest.raises(ValueError, match="step: expected a finite number above 0"):
+        sensitivity_matched(SIZE, "1")
     with pytest.raises(BitstreamError, match="codec 1"):
         read_symbols(_file(1, 1))
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gi_jax.arguments import check_positive
+from gi_jax.arguments import check_image_size, check_integer, check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.entropy_models import MAX_ALPHABET
@@ -121,14 +121,15 @@ def write_gaussians(
     coding = ORDERS[order]
     quantizer, state = quantizer_of(params, state)
     number = int(state.parametrization)
-    header = Header(coding.codec, number, *image_size[::-1], channels, num_gaussians)
+    height, width = check_image_size(image_size)
+    header = Header(coding.codec, number, width, height, channels, num_gaussians)
     if problem := bitstream.find_problem(header):
         raise ValueError(problem)
     num_stages, codebook_size, codebook_channels = state.colors.codebooks.shape
     learned_bits = int(state.shape_bits)
     given_bits = learned_bits if shape_bits is None else shape_bits
     for name, expected, got in (
-        ("image_size", tuple(state.image_size.tolist()), tuple(image_size)),
+        ("image_size", tuple(state.image_size.tolist()), (height, width)),
         ("shape_bits", learned_bits, given_bits),
         ("gaussians", PARAMETRIZATIONS[number].__name__, type(gaussians).__name__),
     ):
@@ -142,8 +143,6 @@ def write_gaussians(
         )
     if not _all_finite(gaussians):
         raise ValueError("gaussians: expected finite numbers only")
-    height, width = state.image_size.tolist()  # The same, but surely integers.
-    header = header._replace(width=width, height=height)
     symbols = jax.tree.map(np.asarray, quantizer.encode(params, state, gaussians))
     shape, codebooks = params.shape, state.colors.codebooks
     floats = [np.ravel(x).astype(_FLOAT) for x in (shape.step, shape.offset, codebooks)]
@@ -261,7 +260,9 @@ def decode(
     scale = check_positive("scale", scale)
     if scale < MIN_SCALE:
         raise ValueError(f"scale: expected {MIN_SCALE} or more, got {scale}")
-    max_pixels = min(max_pixels, bitstream.MAX_PIXELS)
+    max_pixels = min(check_integer("max_pixels", max_pixels, 1), bitstream.MAX_PIXELS)
+    if max_pairs is not None:
+        check_integer("max_pairs", max_pairs, 0)
     header, sections = bitstream.unpack(data)
     sides = [max(1.0, side * scale) for side in (header.height, header.width)]
     if math.prod(sides) > max_pixels:

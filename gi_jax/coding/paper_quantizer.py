@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gi_jax.arguments import check_image_size, check_integer
 from gi_jax.coding.entropy_models import MAX_ALPHABET
 from gi_jax.coding.paper_symbols import SHAPE_COLUMNS
 from gi_jax.coding.quantization import (
@@ -40,7 +41,6 @@ class PaperState(NamedTuple):
     parametrization: jax.Array  # [] int32: a key of PARAMETRIZATIONS
 
 
-@functools.lru_cache(maxsize=32)  # So that what is jitted with it is compiled once.
 def paper_quantizer(
     image_size: tuple[int, int],
     *,
@@ -66,18 +66,29 @@ def paper_quantizer(
       are `Fields`, its state is `PaperState`.
 
     Raises:
-      ValueError: if a number is out of range.
+      ValueError: if a number is out of range, or there is no such parametrization.
 
     Reference:
       GaussianImage, arXiv:2403.08551, section 3.3.
     """
-    for name, value, limit in (
-        ("shape_bits", shape_bits, MAX_SHAPE_BITS),
-        ("codebook_size", codebook_size, MAX_ALPHABET),
-        ("num_stages", num_stages, MAX_STAGES),
-    ):
-        if not 1 <= value <= limit:
-            raise ValueError(f"{name}: expected 1 to {limit}, got {value}")
+    if parametrization not in PARAMETRIZATIONS.values():
+        raise ValueError(
+            "parametrization: expected Cholesky or RotationScale, "
+            f"got {parametrization!r}"
+        )
+    return _paper_quantizer(
+        check_image_size(image_size),
+        parametrization,
+        check_integer("shape_bits", shape_bits, 1, MAX_SHAPE_BITS),
+        check_integer("codebook_size", codebook_size, 1, MAX_ALPHABET),
+        check_integer("num_stages", num_stages, 1, MAX_STAGES),
+    )
+
+
+@functools.lru_cache(maxsize=32)  # So that what is jitted with it is compiled once.
+def _paper_quantizer(
+    image_size, parametrization, shape_bits, codebook_size, num_stages
+):
     fields = per_field(
         means=chain(normalize(image_size), float16()),
         shape=uniform(shape_bits),
@@ -119,7 +130,8 @@ def paper_state(
       shape_bits: of each of the three shape parameters.
       parametrization: type of the Gaussians.
     """
-    (number,) = (n for n, kind in PARAMETRIZATIONS.items() if kind is parametrization)
+    numbers_of = {kind: number for number, kind in PARAMETRIZATIONS.items()}
+    number = numbers_of[parametrization]
     numbers = (jnp.asarray(x, jnp.int32) for x in (shape_bits, image_size, number))
     return PaperState((), (), colors, *numbers)
 

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from gi_jax.arguments import check_positive
+from gi_jax.arguments import check_image_size, check_positive
 from gi_jax.coding.exact_grids import (
     MARGIN,
     Lattice,
@@ -116,9 +116,11 @@ def sensitivity_matched(
       A quantizer of Gaussians with `SensitivityParams` and no state.
 
     Raises:
-      ValueError: if the step is not a finite number above 0.
+      ValueError: if the step is not a finite number above 0, or the size not two
+        integers.
     """
     step = check_positive("step", step)
+    image_size = check_image_size(image_size)
 
     def init(key, gaussians):
         del key, gaussians

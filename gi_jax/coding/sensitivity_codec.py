@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from gi_jax.arguments import check_positive
+from gi_jax.arguments import check_image_size, check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.exact_grids import (
@@ -93,7 +93,7 @@ def write_symbols(
     means = _mean_symbols(mean)
     if means.shape != (channels,):
         raise ValueError(f"mean: expected [{channels}], got {np.shape(mean)}")
-    height, width = image_size
+    height, width = image_size = check_image_size(image_size)
     header = Header(SENSITIVITY_CODEC, _PARAMETRIZATION, width, height, channels, count)
     if problem := bitstream.find_problem(header) or _find_problem(symbols, image_size):
         raise ValueError(problem)

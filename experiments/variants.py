@@ -26,6 +26,7 @@ import optax
 
 import gi_jax as gi
 from experiments.alpha_blending import OpaqueGaussians, blend, merge
+from gi_jax.coding.paper_quantizer import paper_state
 from gi_jax.coding.vector_quantization import ResidualVQState
 
 # Opacity of a Gaussian at the start, where it is apart from the colour.
@@ -223,7 +224,5 @@ def write_file(
         params = params._replace(colors=())
         state = state._replace(colors=ResidualVQState(codebooks, counts))
         redundant = np.float32().nbytes * (codebooks.size - 2 * channels)
-    data = gi.write_gaussians(
-        gaussians, params, state, image_size, shape_bits=_SHAPE_BITS
-    )
-    return data, redundant
+    state = paper_state(state.colors, image_size, _SHAPE_BITS)
+    return gi.write_gaussians(gaussians, params, state, image_size), redundant

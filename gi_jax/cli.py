@@ -145,6 +145,7 @@ def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
     add("--effort", metavar="E", type=_at_least(1), help=help)
     help = "what is to be best at a size: psnr (default), or ssim, nearer to the eye"
     add("--tune", choices=("psnr", "ssim"), help=help)
+    add("--exact", action="store_true", default=None, help="no channel is alpha")
     help = "of everything random (default: %(default)s)"
     add("--seed", metavar="S", type=_at_least(0), default=0, help=help)
     help = "ours, or the one of GaussianImage, which the flags after this are for"
@@ -162,7 +163,7 @@ def _add_encoding_flags(encode: argparse.ArgumentParser) -> None:
 # Flags of `gi encode` that only one of the codecs takes.
 _TARGETS: Final = ("quality", "target_bytes", "target_bpp", "target_psnr")
 _FLAGS_OF: Final = {
-    "gaussians": (*_TARGETS, "effort", "tune"),
+    "gaussians": (*_TARGETS, "effort", "tune", "exact"),
     "paper": ("num_gaussians", "steps", "preset", "order"),
 }
 
@@ -184,7 +185,7 @@ def _encoding_settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def _encode(args: argparse.Namespace) -> int:
     import gi_jax as gi
-    from gi_jax import images, metrics, program_cache
+    from gi_jax import images, metrics, program_cache, transparency
 
     program_cache.keep_programs()
     progress = sys.stderr.isatty() and not args.json
@@ -197,6 +198,7 @@ def _encode(args: argparse.Namespace) -> int:
         data = to_bytes(image, **settings, seed=args.seed, progress=progress)
         seconds = time.perf_counter() - start
         decoded = gi.decode(data) / image.dtype.type(255)
+        decoded, seen = transparency.as_compared(decoded, image, args.exact)
         images.atomic_write(job.output, data, replace=args.force)
         height, width, _ = image.shape
         return {
@@ -204,8 +206,8 @@ def _encode(args: argparse.Namespace) -> int:
             "num_gaussians": gi.file_info(data).num_gaussians,
             "bytes": len(data),
             "bpp": 8 * len(data) / (height * width),
-            "psnr": float(metrics.psnr(decoded, image)),
-            "ms_ssim": float(metrics.ms_ssim(decoded, image)),
+            "psnr": float(metrics.psnr(decoded, seen)),
+            "ms_ssim": float(metrics.ms_ssim(decoded, seen)),
             "seconds": seconds,
         }
 

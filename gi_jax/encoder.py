@@ -2,6 +2,8 @@
 
 import math
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
+from gi_jax.arguments import check_positive
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import decode
 from gi_jax.coding.sensitivity import Symbols
@@ -18,9 +21,15 @@ from gi_jax.coding.sensitivity_codec import (
     SENSITIVITY_CODEC,
     write_symbols,
 )
-from gi_jax.fitting.fit import checked_image
+from gi_jax.fitting.arguments import checked_image
 from gi_jax.rendering.rasterize import Implementation
 from gi_jax.symbol_search import EFFORTS, Effort, Search
+from gi_jax.transparency import (
+    as_seen,
+    error_weights,
+    fill_unseen,
+    is_transparent,
+)
 from gi_jax.visibility import visibility_weights
 
 Tune = Literal["psnr", "ssim"]
@@ -28,6 +37,10 @@ Tune = Literal["psnr", "ssim"]
 # Steps D, in colour · pixels, of the qualities 1 and 100; between them a geometric row.
 _COARSEST: Final = 1.5
 _FINEST: Final = 0.03
+
+# Pictures are narrow below this, pixels, about the width of usual Gaussians: the same
+# error of colour has less energy there, so that it takes a finer step.
+_NARROW: Final = 4
 
 # A target may ask for steps up to here. Coarser ones leave the mean colour alone.
 _MIN_STEP: Final = 2.0**-9
@@ -44,6 +57,9 @@ _PSNR_SLOPE: Final = -6.0
 # A file is near enough to its target: bytes (relative) below, dB above.
 _NEAR: Final = {"bytes": 0.01, "psnr": 0.05}
 _MAX_TRIALS: Final = 8
+
+# Files with a smaller share of the bytes that they may have are worth a warning.
+_FAR: Final = 0.9
 
 # Least ratio of D from one trial to the next where they do not enclose the goal.
 _NUDGE: Final = 1.03
@@ -72,6 +88,7 @@ def encode(
     target_psnr: float | None = None,
     effort: int = 5,
     tune: Tune = "psnr",
+    exact: bool = False,
     seed: int = 0,
     implementation: Implementation | None = None,
     progress: bool = True,
@@ -83,15 +100,21 @@ def encode(
 
     Args:
       image: [H, W, C] or [H, W]; floats in 0..1, uint8 or uint16; 1 to 16 channels.
+        The last of 2 or 4 channels is alpha: errors of colours count as much as they
+        are seen, and where alpha is 0 the file has other, smooth colours.
       quality: 1, the smallest files, to 100.
       step: the quantization step D itself, in colour · pixels; photos take 0.1 to 1
         bits per pixel at steps of about 1 to 0.1.
-      target_bytes: the largest file, at most.
+      target_bytes: the largest file, at most. If even the file of the mean colour is
+        larger, that is an error; if no file of this picture becomes so large, the
+        finest one is returned with a warning.
       target_bpp: the same in bits per pixel.
-      target_psnr: of the decoded 8-bit picture, dB, at least.
+      target_psnr: of the decoded 8-bit picture, dB, at least; with alpha, of alpha and
+        the colours times alpha.
       effort: 1, the fastest, to 9, the smallest files.
       tune: what is to be best at a size: 'psnr', or 'ssim': there errors count less
         where contrast hides them (`visibility_weights`).
+      exact: the channels are data: none of them is alpha.
       seed: of everything random.
       implementation: of `rasterize`.
       progress: shows a bar with PSNR and remaining time on standard error.
@@ -102,10 +125,11 @@ def encode(
     Raises:
       ValueError: on an image or a number that is not as described, or a target that
         cannot be met.
+      FitDivergedError: if the search diverges.
     """
     pixels = checked_image(image)
     height, width, channels = pixels.shape
-    if effort not in EFFORTS:
+    if not isinstance(effort, int | np.integer) or effort not in EFFORTS:
         raise ValueError(f"effort: expected 1 to 9, got {effort!r}")
     if tune not in get_args(Tune):
         raise ValueError(f"tune: expected one of {get_args(Tune)}, got {tune!r}")
@@ -114,12 +138,17 @@ def encode(
     ):
         raise ValueError(problem)
     goal, first_step = _choose_goal(
-        (height, width), quality, step, target_bytes, target_bpp, target_psnr
+        pixels.shape, quality, step, target_bytes, target_bpp, target_psnr
     )
     plan = EFFORTS[effort]
-    weights = None
+    transparent = not exact and is_transparent(pixels)
+    weights, seen = None, pixels
+    if transparent:
+        weights, seen = error_weights(pixels), as_seen(pixels)
+        pixels = fill_unseen(pixels)
     if tune == "ssim":
-        weights = np.asarray(visibility_weights(jnp.asarray(pixels)))
+        visibility = np.asarray(visibility_weights(jnp.asarray(seen)))
+        weights = visibility if weights is None else visibility * weights
     with tqdm(
         total=plan.work,
         desc="encode",
@@ -144,10 +173,18 @@ def encode(
         if goal is None:
             symbols = search.search(first_step, plan)
             return _write(search, symbols, first_step)
-        return _to_goal(search, pixels, goal, first_step, plan)
+
+        def psnr(data):
+            decoded = decode(data, implementation=implementation) / np.float32(255)
+            decoded = as_seen(decoded) if transparent else decoded
+            error = float(np.mean((decoded - seen) ** 2))
+            return -10 * math.log10(max(error, 1e-12))
+
+        measure = len if goal.kind == "bytes" else psnr
+        return _to_goal(search, measure, goal, first_step, plan)
 
 
-def _choose_goal(image_size, quality, step, target_bytes, target_bpp, target_psnr):
+def _choose_goal(image_shape, quality, step, target_bytes, target_bpp, target_psnr):
     """Returns the goal, or None where D is given, and the first D."""
     given = {
         "quality": quality,
@@ -160,30 +197,40 @@ def _choose_goal(image_size, quality, step, target_bytes, target_bpp, target_psn
     if len(given) > 1:
         raise ValueError(f"expected one of {[*given]}, got all of them")
     ((name, value),) = given.items() or {"quality": 50}.items()
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    text = f"{name}={value}"
+    value = check_positive(name, value)
     if name == "quality":
         if not 1 <= value <= 100:
             raise ValueError(f"quality: expected 1 to 100, got {value}")
         ratio = (_FINEST / _COARSEST) ** ((value - 1) / 99)
-        return None, _COARSEST * ratio
+        narrow = (min(side / _NARROW, 1) for side in image_shape[:2])
+        return None, _COARSEST * ratio * math.sqrt(math.prod(narrow))
     if name == "step":
         if not MIN_STEP <= value <= MAX_STEP:  # Before the work, not after it.
             raise ValueError(f"step: expected {MIN_STEP} to {MAX_STEP}, got {value}")
         return None, value
-    text = f"{name}={value}"
     if name == "target_psnr":
         first = 0.3 * math.exp((value - _USUAL_PSNR) / _PSNR_SLOPE)
         return _Goal("psnr", value, text), _bounded(first)
-    num_pixels = image_size[0] * image_size[1]
+    num_pixels = image_shape[0] * image_shape[1]
     if name == "target_bpp":
         value = value * num_pixels / 8
+    least = len(_write_mean(np.zeros(image_shape[2]), image_shape[:2]))
+    if value < least:
+        raise ValueError(
+            f"{text} cannot be met: the smallest possible file of this picture, its "
+            f"mean colour, has {least} bytes ({8 * least / num_pixels:.3g} bpp)"
+        )
     first = _USUAL_BPP_STEPS * num_pixels / (8 * value)
     return _Goal("bytes", math.floor(value), text), _bounded(first)
 
 
 def _to_goal(
-    search: Search, pixels: np.ndarray, goal: _Goal, step: float, plan: Effort
+    search: Search,
+    measure: Callable[[bytes], float],
+    goal: _Goal,
+    step: float,
+    plan: Effort,
 ) -> bytes:
     """Returns a file that reaches a goal, near to it.
 
@@ -197,7 +244,7 @@ def _to_goal(
 
     def look(symbols, step) -> bytes:
         data = _write(search, symbols, step)
-        trials[step] = _value(goal, data, pixels)
+        trials[step] = measure(data)
         return data
 
     def change(symbols, step, new_step, least_steps) -> Symbols:
@@ -233,9 +280,16 @@ def _to_goal(
         step = new_step
         sweeps = min(_TRIAL_SWEEPS, plan.last_sweeps)
         symbols, _ = search.descend(symbols, step, sweeps)
+    reached = ", ".join(f"{value:.4g}" for value in sorted(trials.values()))
+    if best is None and goal.kind == "bytes":
+        return _write_mean(search.mean, search.image_size)  # `_choose_goal` saw to it.
     if best is None:
-        reached = ", ".join(f"{value:.4g}" for value in sorted(trials.values()))
-        raise ValueError(f"{goal.text} cannot be met: reached {goal.kind} of {reached}")
+        raise ValueError(f"{goal.text} cannot be met: reached psnr of {reached} dB")
+    if goal.kind == "bytes" and best_value < _FAR * goal.value:
+        warnings.warn(
+            f"{goal.text}: the file has {best_value} bytes, and more were not of use",
+            stacklevel=3,
+        )
     return best
 
 
@@ -277,16 +331,17 @@ def _is_near(goal: _Goal, value: float) -> bool:
     return value <= goal.value + _NEAR["psnr"]
 
 
-def _value(goal: _Goal, data: bytes, pixels: np.ndarray) -> float:
-    """Returns the bytes of a file, or the PSNR of what it decodes to."""
-    if goal.kind == "bytes":
-        return len(data)
-    error = np.mean((decode(data) / np.float32(255) - pixels) ** 2)
-    return -10 * math.log10(max(float(error), 1e-12))
-
-
 def _write(search: Search, symbols: Symbols, step: float) -> bytes:
     return write_symbols(symbols, step, search.mean, search.image_size)
+
+
+def _write_mean(mean: np.ndarray, image_size: tuple[int, int]) -> bytes:
+    """Returns the smallest file there is: one of the mean colour alone."""
+    one = np.zeros(0, np.int32)
+    nothing = Symbols(
+        np.zeros((0, len(mean)), np.int32), one, one, one, np.zeros((0, 2), np.int32)
+    )
+    return write_symbols(nothing, 1.0, mean, image_size)
 
 
 def _bounded(step: float) -> float:

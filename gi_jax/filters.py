@@ -59,40 +59,6 @@ def blur(picture: jax.Array, sigma: float) -> jax.Array:
     return correlate(padded, window).reshape(picture.shape)
 
 
-# Share of visible pixels in a window below which its mean says too little.
-_FILL_SHARE: Final = 1e-2
-
-# Standard deviations, pixels, over which hidden pixels take the mean of visible ones:
-# the first one within which there are enough.
-_FILL_SIGMAS: Final = (2.0, 8.0, 32.0)
-
-
-@jax.jit
-def fill_hidden(picture: jax.Array, visible: jax.Array) -> jax.Array:
-    """Replaces hidden pixels by smooth means of the visible ones around them.
-
-    What stands at hidden pixels, NaN included, has no influence on any bit.
-
-    Args:
-      picture: [H, W, C].
-      visible: [H, W, C] or [H, W, 1] bool.
-
-    Returns:
-      [H, W, C]: the picture where it is visible; far from all that is, its mean, or 0
-      where nothing is visible in a channel.
-    """
-    visible = jnp.broadcast_to(visible, picture.shape)
-    seen = jnp.where(visible, picture, 0)
-    share = visible.astype(picture.dtype)
-    count = jnp.maximum(share.sum((0, 1)), 1)
-    filled = jnp.broadcast_to(seen.sum((0, 1)) / count, picture.shape)
-    for sigma in reversed(_FILL_SIGMAS):
-        around = blur(share, sigma)
-        local = blur(seen, sigma) / jnp.maximum(around, _FILL_SHARE)
-        filled = jnp.where(around > _FILL_SHARE, local, filled)
-    return jnp.where(visible, picture, filled)
-
-
 def gradients(picture: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the derivatives of [H, W] along x and y, per pixel, [H, W] each."""
 

@@ -1,14 +1,16 @@
 """`encode_paper`: from a picture to a file, the paper's way."""
 
 import math
-from typing import Final
+from typing import Final, get_args
 
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_integer
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import paper_quantizer, write_gaussians
 from gi_jax.coding.paper_symbols import PAPER_CODEC, Order
-from gi_jax.fitting.fit import check_count, checked_image, fit
+from gi_jax.fitting.arguments import checked_image
+from gi_jax.fitting.fit import fit
 from gi_jax.fitting.presets import Preset, fine_tuning
 from gi_jax.gaussians import canonical
 from gi_jax.rendering.rasterize import Implementation
@@ -76,7 +78,9 @@ def encode_paper(
     header = Header(PAPER_CODEC, 1, width, height, channels, num_gaussians)
     if problem := find_problem(header):
         raise ValueError(problem)
-    check_count("fine_tuning_steps", fine_tuning_steps, least=0)
+    check_integer("fine_tuning_steps", fine_tuning_steps, least=0)
+    if order not in get_args(Order):
+        raise ValueError(f"order: expected one of {get_args(Order)}, got {order!r}")
     fitted = fit(
         pixels,
         num_gaussians,
@@ -102,6 +106,5 @@ def encode_paper(
         tuned.quantizer.params,
         tuned.quantizer.state,
         (height, width),
-        shape_bits=shape_bits,
         order=order,
     )

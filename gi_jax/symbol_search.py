@@ -31,6 +31,7 @@ from gi_jax.coding.rates import rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import SensitivityParams, Symbols, sensitivity_matched
 from gi_jax.coding.sensitivity_codec import quantized_mean
 from gi_jax.fitting.densification import unborn
+from gi_jax.fitting.fit import FitDivergedError
 from gi_jax.fitting.fit_step import FitState
 from gi_jax.fitting.rate_distortion import (
     Schedule,
@@ -70,6 +71,10 @@ _LEAST_GAIN: Final = 1e-3
 _PIXELS_PER_SLOT: Final = 32
 _FINE_STEP: Final = 0.15
 _PIXELS_PER_FINE_SLOT: Final = 12
+
+# Narrower pictures have as much room as those of this width, pixels: Gaussians cannot
+# be wider than what they have to describe along the other side.
+_LEAST_SIDE: Final = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +133,12 @@ class Search:
           pixels: [H, W, C] float32 in 0..1.
           step: D, about; how many Gaussians there may be depends on it (`refine` makes
             room for more).
-          weights: [H, W, 1] of the squared errors; 1 without.
+          weights: [H, W, 1] or [H, W, C] of the squared errors; 1 without.
           seed: of everything random.
           implementation: of `rasterize`.
           report: is told about progress.
+
+        Methods that search raise FitDivergedError where the error is not finite.
         """
         self.image_size = pixels.shape[0], pixels.shape[1]
         self.mean = quantized_mean(pixels.mean(axis=(0, 1)))
@@ -205,7 +212,7 @@ class Search:
             error = float(jnp.sum((self._full.mask * after.residual) ** 2))
             objective = error + TRADE_OFF * step**2 * float(after.bits)
             mean = error / float(self._full.weight)
-            self._report(_SWEEP_WORK * count, _psnr(mean))
+            self._tell(_SWEEP_WORK * count, mean)
             sweeps -= count
         return symbols, objective
 
@@ -213,7 +220,8 @@ class Search:
         """Prepares programs for all Gaussians of a step; returns how many are new."""
         shape, implementation = self._settings
         share = _PIXELS_PER_SLOT if step >= _FINE_STEP else _PIXELS_PER_FINE_SLOT
-        more = max(math.ceil(shape[0] * shape[1] / share) - self._capacity, 0)
+        area = math.prod(max(side, _LEAST_SIDE) for side in shape[:2])
+        more = max(math.ceil(area / share) - self._capacity, 0)
         if more:
             self._capacity += more
             self._programs = _make_programs(shape, self._capacity, implementation)
@@ -228,7 +236,7 @@ class Search:
                 state, level, level.scale * step, schedule, nothing, now
             )
             work = _half_work(now) if level is self._half else now
-            self._report(work, _psnr(float(error)))
+            self._tell(work, error)
         return state
 
     def _settle(self, state: FitState, step: float) -> Symbols:
@@ -242,8 +250,17 @@ class Search:
             state, error = self._programs.advance(
                 state, self._full, size, schedule, held, _HELD_STEPS
             )
-            self._report(_HELD_STEPS, _psnr(float(error)))
+            self._tell(_HELD_STEPS, error)
         return self._programs.round(state, size)
+
+    def _tell(self, work: int, error: Any) -> None:
+        """Reports work and a mean squared error, which has to be finite."""
+        if not math.isfinite(error := float(error)):
+            raise FitDivergedError(
+                f"the search diverged: its mean squared error is {error}; try another "
+                "seed"
+            )
+        self._report(work, -10 * math.log10(max(error, 1e-12)))
 
     def _next_key(self) -> jax.Array:
         self._key, key = jax.random.split(self._key)
@@ -254,7 +271,7 @@ class _Level(NamedTuple):
     """What a fit sees: the picture less its mean, or a smaller one in its corner."""
 
     target: jax.Array  # [H, W, C]
-    mask: jax.Array  # [H, W, 1] roots of weights; 0 where there is no picture
+    mask: jax.Array  # [H, W, 1 or C] roots of weights; 0 where there is no picture
     weight: jax.Array  # of all pixels and channels together
     scale: jax.Array  # of the smaller picture
 
@@ -356,7 +373,7 @@ def _make_level(target: np.ndarray, weights: np.ndarray | None, factor: int) -> 
         weights = np.ones((*target.shape[:2], 1), np.float32)
     mask = np.sqrt(_shrunk(weights, factor))
     small = jnp.asarray(_shrunk(target, factor))
-    weight = jnp.float32(np.sum(mask**2) * target.shape[2])
+    weight = jnp.float32(np.sum(mask**2) * target.shape[2] / mask.shape[2])
     return _Level(small, jnp.asarray(mask), weight, jnp.float32(1 / factor))
 
 
@@ -379,7 +396,3 @@ def _scaled(gaussians, factor):
     return gaussians._replace(
         means=factor * gaussians.means, cholesky=factor * gaussians.cholesky
     )
-
-
-def _psnr(mean_squared_error: float) -> float:
-    return -10 * math.log10(max(mean_squared_error, 1e-12))

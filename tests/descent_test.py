@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gi_jax.coding.atoms import Atoms, overlap
-from gi_jax.coding.descent import TRADE_OFF, _Canvas, _mean_weight, descend
+from gi_jax.coding.descent import TRADE_OFF, _Canvas, _mean_weights, descend
 from gi_jax.coding.rates import rate_tables, symbol_bits
 from gi_jax.coding.sensitivity import (
     SensitivityParams,
@@ -195,5 +195,23 @@ def test_weights_under_atoms_beside_the_picture():
     atoms = Atoms(means, scales, np.zeros(3, np.float32), np.ones(3, np.float32))
     weights = jnp.full((20, 20, 1), 2.0)
     canvas = _Canvas((20, 20), color_transform(3), weights, "dense")
-    seen = _mean_weight(canvas, atoms, jnp.ones(3, bool))
-    assert seen[0] == pytest.approx(2, rel=1e-4) and (seen[1:] > 0).all()
+    seen = _mean_weights(canvas, atoms, jnp.ones(3, bool))
+    assert seen.weights.shape == (3, 1)
+    assert seen.weights[0] == pytest.approx(2, rel=1e-4)
+    assert (seen.weights[1:] > 0).all()
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_weights_may_differ_from_channel_to_channel(channels):
+    means = np.float32([[10, 10], [4, 12]])
+    scales = np.log(np.float32([[2, 2], [1.5, 1.0]]))
+    atoms = Atoms(means, scales, np.zeros(2, np.float32), np.ones(2, np.float32))
+    weights = np.float32([0.25] * (channels - 1) + [1.0])
+    axes = color_transform(channels)
+    canvas = _Canvas((20, 20), axes, jnp.ones((20, 20, 1)) * weights, "dense")
+    seen = _mean_weights(canvas, atoms, jnp.ones(2, bool))
+    np.testing.assert_allclose(seen.weights, np.tile(weights, (2, 1)), rtol=2e-3)
+    colors = np.random.default_rng(0).normal(size=(2, channels)).astype(np.float32)
+    expected = (weights * (colors @ axes)) @ axes.T
+    np.testing.assert_allclose(seen.times(colors), expected, atol=2e-3)
+    np.testing.assert_allclose(seen.divide(seen.times(colors)), colors, atol=2e-3)

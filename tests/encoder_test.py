@@ -1,4 +1,5 @@
 import functools
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -109,11 +110,25 @@ def test_pictures_are_as_good_as_they_must_be():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target_bytes": 20}, "target_bytes=20 cannot be met: reached bytes of"),
+        (
+            {"target_bytes": 20},
+            "target_bytes=20 cannot be met: the smallest .* 47 bytes",
+        ),
+        (
+            {"target_bytes": 0.5},
+            "target_bytes=0.5 cannot be met: the smallest .* bytes",
+        ),
+        ({"target_bpp": 1e-6}, r"target_bpp=1e-06 cannot be met: .* \(0.196 bpp\)"),
         ({"quality": 101}, "1 to 100"),
-        ({"step": -1.0}, "step: expected a number above 0"),
+        ({"quality": "50"}, "quality: expected a finite number above 0, got '50'"),
+        ({"target_bpp": [0.3]}, r"target_bpp: expected .* got \[0.3\]"),
+        ({"effort": [1]}, r"effort: expected 1 to 9, got \[1\]"),
+        ({"effort": "5"}, "effort: expected 1 to 9, got '5'"),
+        ({"image": "photo.png"}, r"path 'photo.png'; gi_jax.load_image"),
+        ({"image": Path("photo.png")}, r"path 'photo.png'; gi_jax.load_image"),
+        ({"step": -1.0}, "step: expected a finite number above 0"),
         ({"step": 1e20}, "step: expected .* to"),
-        ({"target_psnr": np.nan}, "target_psnr: expected a number above 0"),
+        ({"target_psnr": np.nan}, "target_psnr: expected a finite number above 0"),
         ({"quality": 3, "step": 1.0}, "expected one of"),
         ({"effort": 10}, "effort: expected 1 to 9"),
         ({"image": np.zeros((8, 8, 17))}, "channels"),
@@ -122,6 +137,34 @@ def test_pictures_are_as_good_as_they_must_be():
 def test_bad_arguments_say_what_was_expected(arguments, message):
     with pytest.raises(ValueError, match=message):
         gi.encode(**DEFAULTS | {"image": IMAGE} | arguments)
+
+
+def test_files_as_small_as_possible_are_made():
+    least = len(encoder._write_mean(np.zeros(3), (40, 48)))
+    data = encoded(step=None, target_bytes=least)
+    assert len(data) == least
+    assert gi.decode(data).std(axis=(0, 1)).max() == 0
+
+
+def test_targets_out_of_reach_say_what_was_reached():
+    with pytest.warns(UserWarning, match=r"target_bytes=1000000: .* has \d+ bytes"):
+        data = gi.encode(IMAGE[:8, :8], **DEFAULTS | {"effort": 1}, target_bytes=10**6)
+    assert len(data) < 10**5
+    with pytest.raises(ValueError, match=r"reached psnr of .* dB"):
+        gi.encode(IMAGE[:8, :8], **DEFAULTS | {"effort": 1}, target_psnr=200)
+
+
+def test_a_search_that_diverges_writes_nothing():
+    weights = np.full((40, 48, 1), np.nan, np.float32)
+    search = symbol_search.Search(IMAGE, STEP, weights=weights, implementation="dense")
+    with pytest.raises(gi.FitDivergedError, match="error is nan"):
+        search.fit(STEP, 1)
+
+
+def test_encoding_works_with_64_bits():
+    with jax.enable_x64(True):
+        data = gi.encode(IMAGE[:16, :16], effort=1, progress=False)
+    assert gi.decode(data).shape == (16, 16, 3)
 
 
 def test_quality_is_monotonous():

@@ -19,7 +19,7 @@ RANK = {
     "rendering": 1,
 }
 RANK |= {"fitting": 2, "coding": 2, "cli": 5, "__init__": 5}
-RANK |= {"color_profiles": 0, "visibility": 1}
+RANK |= {"arguments": 0, "transparency": 1, "visibility": 1}
 RANK |= {"symbol_search": 3, "paper_encoder": 3, "encoder": 4, "program_cache": 4}
 
 FILES = sorted((ROOT / "gi_jax").rglob("*.py"))

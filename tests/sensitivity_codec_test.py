@@ -16,6 +16,7 @@ import tracemalloc
 import zlib
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +29,11 @@ from gi_jax.coding.adaptive_coding import Decoder
 from gi_jax.coding.bitstream import BitstreamError
 from gi_jax.coding.codec import decode, read_gaussians, read_symbols
 from gi_jax.coding.file_info import file_info
-from gi_jax.coding.sensitivity import Symbols, dequantize
+from gi_jax.coding.sensitivity import (
+    Symbols,
+    dequantize,
+    sensitivity_matched,
+)
 from gi_jax.coding.sensitivity_codec import (
     MAX_STEP,
     complete_gaussians,
@@ -92,6 +97,27 @@ def test_the_background_is_the_mean_colour():
         assert abs(weight - 1) < 1e-5
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_files_decode_to_what_training_saw(channels):
+    quantizer = sensitivity_matched(SIZE, STEP, parametrization=RotationScale)
+    params, state = quantizer.init(None, None)
+    gaussians = dequantize(random_symbols(60, channels, SIZE), np.float32(STEP), SIZE)
+    gaussians = jax.tree.map(jnp.asarray, gaussians)
+    gaussians = gaussians._replace(means=gaussians.means + 0.3)
+    seen, _, _ = jax.jit(quantizer.apply)(params, state, gaussians, None)
+    symbols = quantizer.encode(params, state, gaussians)
+    data = write_symbols(symbols, params.step, _mean(channels), SIZE)
+    decoded = read_gaussians(data).gaussians
+    rows = [
+        np.column_stack([np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(x)])
+        for x in (seen, decoded)
+    ]
+    # What has no colour is not written; the last Gaussian is the mean colour.
+    rows = [rows[0][rows[0][:, 5:].any(axis=1)], rows[1][:-1]]
+    assert len(rows[0]) > 50
+    assert sorted(map(tuple, rows[0])) == sorted(map(tuple, rows[1]))
+
+
 def test_dead_gaussians_are_not_written():
     symbols = random_symbols(30, 3, SIZE)
     dead = Symbols(*(np.concatenate([field, 0 * field[:9]]) for field in symbols))
@@ -131,6 +157,16 @@ def test_what_cannot_be_written_is_refused():
     ):
         with pytest.raises(ValueError, match=match):
             write_symbols(symbols._replace(**change), STEP, _mean(3), SIZE)
+    for change, match in (
+        ({"size": symbols.size[:-1]}, r"size, ring and angle \[N\]"),
+        ({"angle": symbols.angle[:, None]}, r"expected colors \[N, C\]"),
+        ({"lattice": symbols.lattice[:, :1]}, r"lattice \[N, 2\]"),
+        ({"colors": symbols.colors[:, 0]}, r"expected colors \[N, C\]"),
+        ({"ring": symbols.ring + 0.5}, "ring: expected integers, got float64"),
+        ({"size": symbols.size.astype(np.int64) + 2**32}, "size: expected int32"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            write_symbols(symbols._replace(**change), STEP, _mean(3), SIZE)
     for step in (0.0, -1.0, np.nan, np.inf, 2 * MAX_STEP):
         with pytest.raises(ValueError, match="step"):
             write_symbols(symbols, step, _mean(3), SIZE)
@@ -139,6 +175,10 @@ def test_what_cannot_be_written_is_refused():
             write_symbols(symbols, STEP, mean, SIZE)
     with pytest.raises(ValueError, match="sides"):
         write_symbols(symbols, STEP, _mean(3), (0, 61))
+    with pytest.raises(ValueError, match="image_size: expected two integers"):
+        write_symbols(symbols, STEP, _mean(3), (37.5, 61))
+    with pytest.raises(ValueError, match="step: expected a finite number above 0"):
+        sensitivity_matched(SIZE, "1")
     with pytest.raises(BitstreamError, match="codec 1"):
         read_symbols(_file(1, 1))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
-from gi_jax.filters import fill_hidden
 from gi_jax.fitting.losses import LOSSES, blended, weighted
+from gi_jax.transparency import fill_hidden
 
 SIZE = 24, 32
 ROWS, COLUMNS = np.mgrid[: SIZE[0], : SIZE[1]] / np.array(SIZE)[:, None, None]
@@ -117,7 +117,7 @@ def test_no_loss_pulls_at_hidden_pixels(name):
 @pytest.mark.parametrize("hidden", [HOLE, COLUMNS > 0.05, np.ones(SIZE, bool)])
 def test_filled_pixels_are_means_of_visible_ones(hidden):
     visible = ~hidden[:, :, None]
-    filled = np.asarray(fill_hidden(jnp.where(visible, TRUTH, jnp.nan), visible))
+    filled = np.asarray(fill_hidden(np.where(visible, TRUTH, np.nan), visible))
     np.testing.assert_array_equal(filled[~hidden], TRUTH[~hidden])
     seen = TRUTH[~hidden] if visible.any() else np.zeros((1, 3))
     assert (filled >= seen.min(0) - 1e-5).all() and (filled <= seen.max(0) + 1e-5).all()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr
 
 from gi_jax.coding.exact_grids import (
@@ -106,3 +107,28 @@ def cells_of(
     scale = lattice_scale(log_size(size, c), c)
     turns = num_angles(ring, c)
     return lattice(scale, log_aspect(ring, c), angle, turns, image_size)
+
+
+class MeanWeights(NamedTuple):
+    """Means of the weights under atoms.
+
+    Closed forms of products of atoms are of pictures without weights. With them, they
+    are times the mean weight under the atom, for each channel; colours z are in axes
+    that mix the channels.
+    """
+
+    weights: jax.Array | None  # [N, 1] or [N, C]
+    axes: np.ndarray  # [C, C] colour axes as rows, orthonormal
+
+    def times(self, z: jax.Array) -> jax.Array:
+        """Returns colours z [N, C] times the weights of their channels."""
+        return z if self.weights is None else self._scaled(z, self.weights)
+
+    def divide(self, z: jax.Array) -> jax.Array:
+        """Returns the inverse of `times`."""
+        return z if self.weights is None else self._scaled(z, 1 / self.weights)
+
+    def _scaled(self, z, weights):
+        if weights.shape[1] == 1:
+            return weights * z
+        return (weights * (z @ self.axes)) @ self.axes.T

@@ -16,10 +16,11 @@ A file is read as if an enemy had written it: every number is checked before any
 allocated by it, and whatever is wrong raises `BitstreamError`.
 """
 
+import os
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 # As in PNG: a byte with the high bit set, the name, and line ends and a DOS end-of-file
 # mark, so that a transfer as text or as 7-bit data shows at once.
@@ -83,12 +84,13 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
     """Returns the header and the sections, in the order of the file.
 
     Args:
-      data: a whole file; any bytes at all.
+      data: a whole file; bytes, a bytearray, a memoryview or another buffer.
 
     Raises:
       BitstreamError: if anything is wrong with the container.
+      ValueError: if it is no buffer of bytes, but a path for instance.
     """
-    data = bytes(data)
+    data = _as_bytes(data)
     if data[: len(MAGIC)] != MAGIC:
         raise BitstreamError(
             f"expected a .gi file, which starts with {MAGIC!r}, "
@@ -114,6 +116,21 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
             f"{header.num_gaussians} Gaussians do not fit {len(data)} bytes"
         )
     return header, _sections(body)
+
+
+def _as_bytes(data: Any) -> bytes:
+    if isinstance(data, str | os.PathLike):
+        path = os.fspath(data)
+        raise ValueError(
+            f"data: expected the bytes of a file, got the path {path!r}; "
+            f"pathlib.Path({path!r}).read_bytes() reads it"
+        )
+    try:
+        return bytes(memoryview(data))  # bytes(10**10) would be so many zeros.
+    except TypeError:
+        raise ValueError(
+            f"data: expected the bytes of a file, got {type(data).__name__}"
+        ) from None
 
 
 def _sections(body: bytes) -> dict[bytes, bytes]:

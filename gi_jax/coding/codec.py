@@ -13,18 +13,27 @@ little-endian:
     MEAN, SHAP, COLR of codec 1 or GAUS of codec 3: the symbols (`paper_symbols.py`)
 """
 
-import functools
 import math
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gi_jax.arguments import check_image_size, check_integer, check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.entropy_models import MAX_ALPHABET
+from gi_jax.coding.paper_quantizer import (
+    MAX_SHAPE_BITS,
+    MAX_STAGES,
+    PARAMETRIZATIONS,
+    PaperState,
+    paper_quantizer,
+    paper_state,
+    quantizer_of,
+)
 from gi_jax.coding.paper_symbols import (
     ORDERS,
     SHAPE_COLUMNS,
@@ -33,36 +42,25 @@ from gi_jax.coding.paper_symbols import (
     SymbolInfo,
     coding_of,
 )
-from gi_jax.coding.quantization import (
-    Fields,
-    Quantizer,
-    UniformParams,
-    chain,
-    float16,
-    normalize,
-    per_field,
-    uniform,
-)
+from gi_jax.coding.quantization import Fields, Quantizer, UniformParams
 from gi_jax.coding.sensitivity_codec import (
     SENSITIVITY_CODEC,
     complete_gaussians,
     read_contents,
 )
-from gi_jax.coding.vector_quantization import ResidualVQState, residual_vq
-from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, blurred
+from gi_jax.coding.vector_quantization import ResidualVQState
+from gi_jax.gaussians import Gaussians, blurred, support
 from gi_jax.images import to_uint8
-from gi_jax.rendering.rasterize import check_gaussians, rasterize
-
-# Numbers of the parametrizations in the header.
-PARAMETRIZATIONS: Final[dict[int, Any]] = {1: Cholesky, 2: RotationScale}
-
-MAX_SHAPE_BITS: Final = 8  # one column of at most MAX_ALPHABET symbols
-MAX_STAGES: Final = 8  # eight stages of eight entries are 24 bits already
+from gi_jax.rendering.rasterize import Implementation, check_gaussians, rasterize
+from gi_jax.rendering.tiles import TILE
 
 # `decode` renders strips of about this many pixels, in multiples of the rasterizer's
 # tiles, which keeps its temporaries below some 100 MiB.
 STRIP_PIXELS: Final = 2**22
 STRIP_ROWS: Final = 16
+
+# At this scale all pictures are one pixel, and numbers are far from overflowing.
+MIN_SCALE: Final = 2.0**-20
 
 _SIDE_TAG: Final = b"SIDE"
 _SIDE: Final = struct.Struct("<BHB")
@@ -83,109 +81,74 @@ class Contents(NamedTuple):
     sections: dict[bytes, bytes]  # payloads by tag
     quantizer: Quantizer
     params: Fields
-    state: Fields
+    state: PaperState
     symbols: Fields  # [N, 2], [N, 3], [N, stages] int32, NumPy
     symbol_info: SymbolInfo
-
-
-@functools.lru_cache(maxsize=32)  # So that what is jitted with it is compiled once.
-def paper_quantizer(
-    image_size: tuple[int, int],
-    *,
-    parametrization: Any = Cholesky,
-    shape_bits: int = 6,
-    codebook_size: int = 8,
-    num_stages: int = 2,
-) -> Quantizer:
-    """The quantizer of the paper: 32 + 18 + 6 bits per Gaussian before entropy coding.
-
-    Deviation: positions are halves of centred coordinates, not of their atanh (see
-    `normalize`).
-
-    Args:
-      image_size: H, W of the fitted picture, pixels.
-      parametrization: type of the Gaussians.
-      shape_bits: of each of the three shape parameters, 1 to 8.
-      codebook_size: entries of each colour codebook, 1 to 256.
-      num_stages: colour codebooks, 1 to 8.
-
-    Returns:
-      A quantizer of Gaussians that `write_gaussians` can write.
-
-    Raises:
-      ValueError: if a number is out of range.
-
-    Reference:
-      GaussianImage, arXiv:2403.08551, section 3.3.
-    """
-    for name, value, limit in (
-        ("shape_bits", shape_bits, MAX_SHAPE_BITS),
-        ("codebook_size", codebook_size, MAX_ALPHABET),
-        ("num_stages", num_stages, MAX_STAGES),
-    ):
-        if not 1 <= value <= limit:
-            raise ValueError(f"{name}: expected 1 to {limit}, got {value}")
-    return per_field(
-        means=chain(normalize(image_size), float16()),
-        shape=uniform(shape_bits),
-        colors=residual_vq(codebook_size, num_stages),
-        parametrization=parametrization,
-    )
 
 
 def write_gaussians(
     gaussians: Gaussians,
     params: Fields,
-    state: Fields,
+    state: PaperState,
     image_size: tuple[int, int],
     *,
-    shape_bits: int = 6,
+    shape_bits: int | None = None,
     order: Order = "sorted",
 ) -> bytes:
     """Returns the file of Gaussians that are quantized by a `paper_quantizer`.
+
+    Everything that the file needs stands in the params and the state. It decodes to
+    what `apply` of the quantizer returns, exactly, but in another order.
 
     Args:
       gaussians: N Gaussians of C channels, in pixels of the picture.
       params: of the quantizer.
       state: of the quantizer.
       image_size: H, W of the fitted picture, as given to the quantizer.
-      shape_bits: as given to the quantizer; the rest shows in params and state.
+      shape_bits: may be given to check that the quantizer has so many.
       order: what becomes of the bits that the order of the Gaussians is worth; see
         `paper_symbols.py`. "sorted" is quicker, "bits_back" the paper's proposal.
 
     Raises:
-      ValueError: if the order is unknown, or something is not finite or beyond the
-        limits of `bitstream`.
+      ValueError: if the order is unknown, params and state are not those of a
+        `paper_quantizer` for these Gaussians, this size and these bits, or something is
+        not finite or beyond the limits of `bitstream`.
     """
-    if order not in ORDERS:
+    if order not in get_args(Order):
         raise ValueError(f"order: expected one of {list(ORDERS)}, got {order!r}")
     check_gaussians(gaussians)
-    shape, codebooks = params.shape, state.colors.codebooks
-    if not _all_finite((gaussians, shape, codebooks)):
-        raise ValueError("gaussians, params, state: expected finite numbers only")
     num_gaussians, channels = gaussians.colors.shape
-    num_stages, codebook_size, codebook_channels = codebooks.shape
+    coding = ORDERS[order]
+    quantizer, state = quantizer_of(params, state)
+    number = int(state.parametrization)
+    height, width = check_image_size(image_size)
+    header = Header(coding.codec, number, width, height, channels, num_gaussians)
+    if problem := bitstream.find_problem(header):
+        raise ValueError(problem)
+    num_stages, codebook_size, codebook_channels = state.colors.codebooks.shape
+    learned_bits = int(state.shape_bits)
+    given_bits = learned_bits if shape_bits is None else shape_bits
+    for name, expected, got in (
+        ("image_size", tuple(state.image_size.tolist()), (height, width)),
+        ("shape_bits", learned_bits, given_bits),
+        ("gaussians", PARAMETRIZATIONS[number].__name__, type(gaussians).__name__),
+    ):
+        if got != expected:
+            raise ValueError(
+                f"{name}: the quantizer was made for {expected}, got {got}"
+            )
     if codebook_channels != channels:
         raise ValueError(
             f"codebooks: expected {channels} channels, got {codebook_channels}"
         )
-    kinds = {kind: number for number, kind in PARAMETRIZATIONS.items()}
-    kind: Any = type(gaussians)
-    height, width = image_size
-    coding = ORDERS[order]
-    header = Header(coding.codec, kinds[kind], width, height, channels, num_gaussians)
-    quantizer = paper_quantizer(
-        image_size,
-        parametrization=kind,
-        shape_bits=shape_bits,
-        codebook_size=codebook_size,
-        num_stages=num_stages,
-    )
+    if not _all_finite(gaussians):
+        raise ValueError("gaussians: expected finite numbers only")
     symbols = jax.tree.map(np.asarray, quantizer.encode(params, state, gaussians))
+    shape, codebooks = params.shape, state.colors.codebooks
     floats = [np.ravel(x).astype(_FLOAT) for x in (shape.step, shape.offset, codebooks)]
-    side = _SIDE.pack(shape_bits, codebook_size, num_stages)
+    side = _SIDE.pack(learned_bits, codebook_size, num_stages)
     side += np.concatenate(floats).tobytes()
-    alphabets = Alphabets(2**shape_bits, codebook_size, num_stages)
+    alphabets = Alphabets(2**learned_bits, codebook_size, num_stages)
     payloads = coding.encode(symbols, alphabets)
     return bitstream.pack(header, {_SIDE_TAG: side} | payloads)
 
@@ -216,16 +179,21 @@ def read_paper(header: Header, sections: dict[bytes, bytes]) -> Contents:
     side = sections[_SIDE_TAG]
     shape_bits, uniform_params, vq_state = _read_side(side, header.channels)
     num_stages, codebook_size, _ = vq_state.codebooks.shape
+    image_size = header.height, header.width
+    parametrization = PARAMETRIZATIONS[header.parametrization]
     quantizer = paper_quantizer(
-        (header.height, header.width),
-        parametrization=PARAMETRIZATIONS[header.parametrization],
+        image_size,
+        parametrization=parametrization,
         shape_bits=shape_bits,
         codebook_size=codebook_size,
         num_stages=num_stages,
     )
     alphabets = Alphabets(2**shape_bits, codebook_size, num_stages)
     symbols, info = coding.decode(sections, header.num_gaussians, alphabets)
-    params, state = Fields((), uniform_params, ()), Fields((), (), vq_state)
+    params = Fields((), uniform_params, ())
+    state = paper_state(
+        vq_state, image_size, shape_bits, parametrization=parametrization
+    )
     return Contents(header, sections, quantizer, params, state, symbols, info)
 
 
@@ -239,7 +207,10 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
       BitstreamError: if it is not a file that `write_gaussians` or `write_symbols`
         could have written.
     """
-    header, sections = bitstream.unpack(data)
+    return _read(*bitstream.unpack(data))
+
+
+def _read(header: Header, sections: dict[bytes, bytes]) -> DecodedGaussians:
     image_size = header.height, header.width
     gaussians: Gaussians
     if header.codec == SENSITIVITY_CODEC:
@@ -255,48 +226,93 @@ def read_gaussians(data: bytes) -> DecodedGaussians:
     return DecodedGaussians(gaussians, image_size)
 
 
-def decode(data: bytes, *, scale: float = 1.0) -> np.ndarray:
+def decode(
+    data: bytes,
+    *,
+    scale: float = 1.0,
+    max_pixels: int = bitstream.MAX_PIXELS,
+    max_pairs: int | None = None,
+    implementation: Implementation | None = None,
+) -> np.ndarray:
     """Returns the picture of a file.
+
+    A small file may say a large picture of wide Gaussians. What `max_pixels` and
+    `max_pairs` forbid is refused before it is drawn.
 
     Args:
       data: a whole file; any bytes at all.
-      scale: of the returned picture to the fitted one, finite and above 0. Smaller
+      scale: of the returned picture to the fitted one, 2^-20 or more. Smaller
         pictures are those of wider Gaussians, so that they do not alias.
+      max_pixels: the most pixels that the returned picture may have.
+      max_pairs: the most pairs of a Gaussian and a tile of 16×16 pixels in its box;
+        they bound the time. Pictures have some 10 for each tile, and one more for the
+        mean colour. By default there is no limit.
+      implementation: of `rasterize`.
 
     Returns:
       [max(1, round(H·scale)), max(1, round(W·scale)), C] uint8.
 
     Raises:
       BitstreamError: if it is not a file, see `read_gaussians`.
-      ValueError: if the scale is impossible or the picture would have more than
-        `bitstream.MAX_PIXELS` pixels.
+      ValueError: if the scale is impossible, or the picture has more pixels or pairs
+        than it may have.
     """
-    gaussians, image_size = read_gaussians(data)
-    if not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale: expected a finite number above 0, got {scale}")
-    sides = [max(1.0, side * scale) for side in image_size]
-    if math.prod(sides) > bitstream.MAX_PIXELS:
+    scale = check_positive("scale", scale)
+    if scale < MIN_SCALE:
+        raise ValueError(f"scale: expected {MIN_SCALE} or more, got {scale}")
+    max_pixels = min(check_integer("max_pixels", max_pixels, 1), bitstream.MAX_PIXELS)
+    if max_pairs is not None:
+        check_integer("max_pairs", max_pairs, 0)
+    header, sections = bitstream.unpack(data)
+    sides = [max(1.0, side * scale) for side in (header.height, header.width)]
+    if math.prod(sides) > max_pixels:
         raise ValueError(
-            f"scale: expected a picture of at most {bitstream.MAX_PIXELS} pixels, "
+            f"scale: expected a picture of at most {max_pixels} pixels (max_pixels), "
             f"got {sides[1]:.0f}x{sides[0]:.0f} for scale {scale}"
         )
+    gaussians = _read(header, sections).gaussians
     if scale < 1:
         # A pixel is the mean of a square of 1 / scale pixels of the fitted picture: as
         # much wider, by its variance, than one of those.
         gaussians = blurred(gaussians, (1 / scale**2 - 1) / 12)
     height, width = map(round, sides)
+    if max_pairs is not None:
+        pairs = _count_pairs(gaussians, scale, (height, width))
+        if pairs > max_pairs:
+            raise ValueError(
+                f"max_pairs: expected at most {max_pairs} pairs of Gaussian and tile, "
+                f"got {pairs}"
+            )
     rows = max(1, STRIP_PIXELS // width // STRIP_ROWS) * STRIP_ROWS
     rows = min(rows, height)  # the same for all strips, so that one compilation serves
     picture = np.empty((height, width, gaussians.colors.shape[1]), np.uint8)
     for top in range(0, height, rows):
         means = gaussians.means - jnp.array([0, top / scale], jnp.float32)
-        strip = rasterize(gaussians._replace(means=means), (rows, width), scale=scale)
+        strip = rasterize(
+            gaussians._replace(means=means),
+            (rows, width),
+            scale=scale,
+            implementation=implementation,
+        )
         if np.isnan(strip).any():
             raise BitstreamError(
                 "more pairs of Gaussian and tile than can be numbered: no picture"
             )
         picture[top : top + rows] = to_uint8(strip)[: height - top]
     return picture
+
+
+def _count_pairs(
+    gaussians: Gaussians, scale: float, image_size: tuple[int, int]
+) -> int:
+    """Returns how many tiles the boxes of all Gaussians touch in a scaled picture."""
+    means, reach = (
+        scale * np.asarray(x, np.float64) for x in (gaussians.means, support(gaussians))
+    )
+    tiles = -(-np.array(image_size[::-1]) // TILE)
+    first = np.clip(np.floor((means - reach) / TILE), 0, tiles)
+    last = np.clip(np.floor((means + reach) / TILE) + 1, 0, tiles)
+    return int(np.prod(last - first, axis=1).sum())
 
 
 def _read_side(

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gi_jax.coding.atoms import atoms_of, cells_of, overlap
+from gi_jax.coding.atoms import MeanWeights, atoms_of, cells_of, overlap
 from gi_jax.coding.exact_grids import (
     MARGIN,
     energy_class,
@@ -55,6 +55,10 @@ TRADE_OFF: Final = 0.08
 # that is each time but the last: the others may pay once these are gone.
 _ROUNDS: Final = 4
 _SHARE: Final = 0.5
+
+
+# The least mean of the weights under an atom.
+_LEAST_MEAN_WEIGHT: Final = 1e-6
 
 
 class Move(NamedTuple):
@@ -126,7 +130,7 @@ def descend(
       key: a PRNG key; decides which of two moves in each other's way is taken back.
       sweeps: their number; may be traced.
       trade_off: λ / D².
-      weights: [H, W, 1] of the squared errors; 1 without.
+      weights: [H, W, 1] or [H, W, C] of the squared errors; 1 without.
       implementation: of `rasterize`.
 
     Returns:
@@ -151,7 +155,7 @@ class _Canvas(NamedTuple):
 
     image_size: tuple[int, int]
     axes: np.ndarray  # [C, C] colour axes as rows
-    weights: jax.Array | None  # [H, W, 1] of squared errors
+    weights: jax.Array | None  # [H, W, 1 or C] of squared errors
     implementation: Implementation | None
 
 
@@ -160,8 +164,8 @@ class _Proposal(NamedTuple):
 
     cost: jax.Array  # [N] against the residual without the Gaussian
     symbols: Symbols
-    norm: jax.Array  # [N] of the unit atom
-    cross: jax.Array  # [N] its product with the old one
+    norm: jax.Array  # [N] of the unit atom, without weights
+    cross: jax.Array  # [N] its product with the old one, without weights
 
 
 def _sweep(canvas, step, bits, weight, state):
@@ -170,10 +174,11 @@ def _sweep(canvas, step, bits, weight, state):
     old = atoms_of(symbols, energy_class(symbols.colors), canvas.image_size)
     z_old = symbols.colors * step
     bits_old = jnp.where(used, bits(symbols), 0)
+    seen = _mean_weights(canvas, old, used)
     wanted, stay, norm_old = _propose(
-        canvas, step, bits, weight, state, old, z_old, used
+        canvas, seen, step, bits, weight, state, old, z_old, used
     )
-    cost_old = _cost(norm_old, stay, z_old) + weight * bits_old
+    cost_old = _cost(norm_old, stay, z_old, seen) + weight * bits_old
     gain = jnp.where(used, wanted.cost - cost_old, 0)
 
     z_new = wanted.symbols.colors * step
@@ -181,9 +186,9 @@ def _sweep(canvas, step, bits, weight, state):
         wanted.symbols, energy_class(wanted.symbols.colors), canvas.image_size
     )
     change = (
-        wanted.norm * jnp.sum(z_new**2, axis=1)
-        + norm_old * jnp.sum(z_old**2, axis=1)
-        - 2 * wanted.cross * jnp.sum(z_new * z_old, axis=1)
+        wanted.norm * jnp.sum(z_new * seen.times(z_new), axis=1)
+        + norm_old * jnp.sum(z_old * seen.times(z_old), axis=1)
+        - 2 * wanted.cross * jnp.sum(z_new * seen.times(z_old), axis=1)
     )
     key, for_rounds = jax.random.split(state.key)
     accepted, delta = _reconcile(
@@ -204,7 +209,7 @@ def _sweep(canvas, step, bits, weight, state):
     return jax.tree.map(lambda a, b: jnp.where(lower, a, b), after, before)
 
 
-def _propose(canvas, step, bits, weight, state, old, z_old, used):
+def _propose(canvas, seen, step, bits, weight, state, old, z_old, used):
     """Finds the best move of each Gaussian as if it were the only one.
 
     Returns:
@@ -213,27 +218,26 @@ def _propose(canvas, step, bits, weight, state, old, z_old, used):
     """
     symbols = state.symbols
     residual = _weighted(canvas, state.residual)
-    # Closed forms are of pictures without weights: times their mean under the atom.
-    seen = _mean_weight(canvas, old, used)
 
     def attempt(best, move):
         moved, c, valid = _moved(symbols, Move(*move), canvas.image_size)
         valid &= used
         new = atoms_of(moved, c, canvas.image_size)
-        norm = seen * overlap(new, new, canvas.image_size)
-        cross = seen * overlap(new, old, canvas.image_size)
-        found = _correlate(canvas, new, valid, residual) + cross[:, None] * z_old
+        norm = overlap(new, new, canvas.image_size)
+        cross = overlap(new, old, canvas.image_size)
+        found = _correlate(canvas, new, valid, residual)
+        found = found + cross[:, None] * seen.times(z_old)
 
         def option(best, colors):
             candidate = moved._replace(colors=colors)
-            cost = _cost(norm, found, colors * step) + weight * bits(candidate)
+            cost = _cost(norm, found, colors * step, seen) + weight * bits(candidate)
             allowed = valid & (energy_class(colors) == c)
             new_best = _Proposal(
                 jnp.where(allowed, cost, jnp.inf), candidate, norm, cross
             )
             return where_rows(new_best.cost < best.cost, new_best, best), None
 
-        options = _roundings(found / (norm * step)[:, None])
+        options = _roundings(seen.divide(found) / (norm * step)[:, None])
         best, _ = jax.lax.scan(option, best, options)
         return best, (found, norm)
 
@@ -284,24 +288,26 @@ def _weighted(canvas, picture):
     return picture if canvas.weights is None else canvas.weights * picture
 
 
-def _mean_weight(canvas, atoms, used):
-    """Returns the means of the weights under the squares of atoms, [N], or 1."""
+def _mean_weights(canvas, atoms, used):
+    """Returns the means of the weights under the squares of atoms."""
     if canvas.weights is None:
-        return 1.0
+        return MeanWeights(None, canvas.axes)
     # The square of a Gaussian is one of half the variance.
     squares = atoms._replace(log_scales=atoms.log_scales - math.log(2) / 2)
     ones = jnp.ones((*canvas.image_size, len(canvas.axes)), jnp.float32)
     total, area = (
-        _correlate(canvas, squares, used, picture)[:, 0]
+        _correlate(canvas, squares, used, picture) @ canvas.axes
         for picture in (canvas.weights * ones, ones)
     )
     # A square ends sooner: that of an atom beside the picture may not reach it.
-    return jnp.where(area > 0, total / area, 1)
+    # Axes are rounded: where one channel's weight is small, what is left of another.
+    means = jnp.where(area > 0, jnp.maximum(total / area, _LEAST_MEAN_WEIGHT), 1)
+    return MeanWeights(means[:, : canvas.weights.shape[2]], canvas.axes)
 
 
-def _cost(norm, correlation, z):
+def _cost(norm, correlation, z, seen):
     """Squared error that Gaussians of colour z add to what is there without them."""
-    return jnp.sum(z * (norm[:, None] * z - 2 * correlation), axis=1)
+    return jnp.sum(z * (norm[:, None] * seen.times(z) - 2 * correlation), axis=1)
 
 
 def _roundings(wanted):

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from gi_jax.arguments import check_image_size, check_positive
 from gi_jax.coding.exact_grids import (
     MARGIN,
     Lattice,
@@ -115,10 +116,11 @@ def sensitivity_matched(
       A quantizer of Gaussians with `SensitivityParams` and no state.
 
     Raises:
-      ValueError: if the step is not a finite number above 0.
+      ValueError: if the step is not a finite number above 0, or the size not two
+        integers.
     """
-    if not (math.isfinite(step) and step > 0):
-        raise ValueError(f"step: expected a finite number above 0, got {step}")
+    step = check_positive("step", step)
+    image_size = check_image_size(image_size)
 
     def init(key, gaussians):
         del key, gaussians
@@ -291,10 +293,13 @@ def nearest_points(
 
 
 def _exact_cholesky(gaussians: RotationScale) -> Cholesky:
-    """Returns the same Gaussians, with the same bits under every compiler.
+    """Returns the same Gaussians, with the same bits inside and outside of jit.
 
     Products that are summed have factors of HALF_BITS, so that they are exact. That is
-    a relative error of 2^-12 in l11 alone, which leaves the area as it is.
+    a relative error of 2^-12 in l11 alone, which leaves the area as it is. This holds
+    on one machine: exp, cos, sin and rsqrt may differ in their last bits from one
+    machine, or version of XLA, to another. Files do not depend on it, as they are
+    decoded to `RotationScale`.
     """
     means, log_scales, angles, colors = gaussians
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_image_size, check_positive
 from gi_jax.coding import bitstream
 from gi_jax.coding.bitstream import BitstreamError, Header
 from gi_jax.coding.exact_grids import (
@@ -37,7 +38,7 @@ from gi_jax.gaussians import MAX_SIGMA, RotationScale
 SENSITIVITY_CODEC: Final = 4  # in the header
 _TAG: Final = b"GAUS"
 
-# Number of `RotationScale` in the header, see `codec.PARAMETRIZATIONS`.
+# Number of `RotationScale` in the header, see `paper_quantizer.PARAMETRIZATIONS`.
 _PARAMETRIZATION: Final = 2
 
 # Bounds that keep all colours finite, far from anything that is of use.
@@ -82,17 +83,17 @@ def write_symbols(
     Raises:
       ValueError: if something is out of range, or beyond the limits of `bitstream`.
     """
-    fields = [np.asarray(field) for field in symbols]
-    alive = fields[0].any(axis=1)
-    symbols = Symbols(*(field[alive].astype(np.int32) for field in fields))
-    step = np.asarray(step, np.float32)
+    symbols = _checked_symbols(symbols)
+    alive = symbols.colors.any(axis=1)
+    symbols = Symbols(*(field[alive] for field in symbols))
+    step = np.float32(check_positive("step", step))
     if not MIN_STEP <= step <= MAX_STEP:
         raise ValueError(f"step: expected {MIN_STEP} to {MAX_STEP}, got {step}")
     count, channels = symbols.colors.shape
     means = _mean_symbols(mean)
     if means.shape != (channels,):
         raise ValueError(f"mean: expected [{channels}], got {np.shape(mean)}")
-    height, width = image_size
+    height, width = image_size = check_image_size(image_size)
     header = Header(SENSITIVITY_CODEC, _PARAMETRIZATION, width, height, channels, count)
     if problem := bitstream.find_problem(header) or _find_problem(symbols, image_size):
         raise ValueError(problem)
@@ -170,6 +171,33 @@ def _mean_symbols(mean: ArrayLike) -> np.ndarray:
     if not (np.abs(values) < 2 * MEAN_UNITS).all():  # NaN fails too.
         raise ValueError(f"mean: expected colours in -2 to 2, got {mean}")
     return values.astype(_MEAN)
+
+
+def _checked_symbols(symbols: Symbols) -> Symbols:
+    """Returns the symbols as int32 NumPy arrays.
+
+    Raises:
+      ValueError: if they are not integers, too large for int32, or of other shapes.
+    """
+    fields = Symbols(*(np.asarray(field) for field in symbols))
+    shapes = {name: field.shape for name, field in fields._asdict().items()}
+    count = shapes["colors"][0] if fields.colors.ndim == 2 else None
+    one = (count,)
+    expected = {"size": one, "ring": one, "angle": one, "lattice": (count, 2)}
+    colors = shapes.pop("colors")
+    if count is None or not colors[1] or shapes != expected:
+        raise ValueError(
+            "symbols: expected colors [N, C], size, ring and angle [N] and lattice "
+            f"[N, 2], got the shapes {shapes | {'colors': colors}}"
+        )
+    limits = np.iinfo(np.int32)
+    for name, field in fields._asdict().items():
+        if not np.issubdtype(field.dtype, np.integer):
+            raise ValueError(f"{name}: expected integers, got {field.dtype}")
+        low, high = int(field.min(initial=0)), int(field.max(initial=0))
+        if not limits.min <= low <= high <= limits.max:
+            raise ValueError(f"{name}: expected int32, got {low} to {high}")
+    return Symbols(*(field.astype(np.int32) for field in fields))
 
 
 def _find_problem(symbols: Symbols, image_size: tuple[int, int]) -> str | None:

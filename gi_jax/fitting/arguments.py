@@ -1,11 +1,12 @@
-"""Checks of what people pass to `fit`, `fit_batch` and the encoders."""
+"""Checks of pictures and weights, for fits and encoders."""
 
-import operator
-import os
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
+
+from gi_jax.arguments import check_not_path
+from gi_jax.transparency import fill_hidden
 
 # How far float pictures may leave 0..1, by rounding.
 _SLACK = 1e-3
@@ -17,16 +18,12 @@ def checked_image(image: ArrayLike, weights: np.ndarray | None = None) -> np.nda
     Args:
       image: [H, W, C] or [H, W]; floats in 0..1, or 8-bit or 16-bit unsigned integers.
       weights: what `checked_weights` returned; where one is 0 the picture may hold
-        anything, NaN too, and comes back as 0.
+        anything, NaN too, and is filled from what is around.
 
     Raises:
       ValueError: on anything else.
     """
-    if isinstance(image, str | os.PathLike):
-        raise ValueError(
-            f"image: expected an array, got the path {os.fspath(image)!r}; "
-            "gi.load_image reads pictures"
-        )
+    check_not_path(image)
     if isinstance(image, np.ma.MaskedArray):
         raise ValueError(
             "image: expected an array without a mask; to leave pixels out of a fit, "
@@ -46,7 +43,7 @@ def checked_image(image: ArrayLike, weights: np.ndarray | None = None) -> np.nda
             f"image: expected floats in 0..1, uint8 or uint16, got {values.dtype}"
         )
     if weights is not None:
-        values = np.where(weights > 0, values, 0)
+        values = fill_hidden(values, weights > 0)
     low, high = float(values.min()), float(values.max())
     if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN fails too.
         raise ValueError(f"image: expected values in 0..1, got {low:g} to {high:g}")
@@ -81,13 +78,3 @@ def checked_weights(weights: Any, image: ArrayLike) -> np.ndarray:
             f"{values.min():g} to {values.max():g}"
         )
     return values
-
-
-def check_count(name: str, value: int, least: int) -> None:
-    """Raises ValueError where a number is not an integer of `least` or more."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name}: expected an integer of {least} or more, got {value}")

@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from gi_jax.filters import fill_hidden
-from gi_jax.fitting.arguments import check_count, checked_image, checked_weights
+from gi_jax.arguments import check_integer
+from gi_jax.fitting.arguments import checked_image, checked_weights
 from gi_jax.fitting.fit import FitDivergedError, FitResult, choose_recipe
 from gi_jax.fitting.loop import make_batch_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss
@@ -79,8 +79,8 @@ def fit_batch(
     shapes = sorted({picture.shape for picture in pictures})
     if len(shapes) != 1:
         raise ValueError(f"images: expected pictures of one size, got {shapes}")
-    check_count("num_gaussians", num_gaussians, least=1)
-    check_count("steps", steps, least=0)
+    check_integer("num_gaussians", num_gaussians, least=1)
+    check_integer("steps", steps, least=0)
     if recipe is None:
         recipe = choose_recipe(preset, num_gaussians, shapes[0], steps)
     devices = tuple(jax.local_devices() if devices is None else devices)
@@ -99,7 +99,6 @@ def fit_batch(
         shape = target.shape[1:]
         every = [np.broadcast_to(each, shape) for each in known]  # type: ignore[arg-type]
         all_weights = jnp.stack(every + every[-1:] * (padded - count))
-        target = jax.vmap(fill_hidden)(target, all_weights > 0)
     keys = jax.random.split(jax.random.key(seed), padded)
     losses, psnrs = [np.zeros((count, 0))], [np.zeros((count, 0))]
     # What is chosen by the device is to be chosen for these.

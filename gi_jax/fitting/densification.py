@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gi_jax.arguments import check_integer
 from gi_jax.filters import blur
-from gi_jax.fitting.arguments import check_count
 from gi_jax.gaussians import Cholesky, area
 
 # Where Gaussians wait to be born, pixels.
@@ -96,10 +96,10 @@ def densify(
       ValueError: on numbers that are no steps, counts or shares.
     """
     for step, count in births.items():
-        check_count("births: a step", step, least=1)
-        check_count("births: a number of Gaussians", count, least=0)
+        check_integer("births: a step", step, least=1)
+        check_integer("births: a number of Gaussians", count, least=0)
     for step in moves:
-        check_count("moves: a step", step, least=1)
+        check_integer("moves: a step", step, least=1)
     if not 0 <= move_share <= 1:
         raise ValueError(f"move_share: expected 0 to 1, got {move_share}")
     steps = jnp.array([*births, *moves], jnp.int32)

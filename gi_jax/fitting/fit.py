@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from tqdm import tqdm
 
-from gi_jax.filters import fill_hidden
+from gi_jax.arguments import check_integer
 from gi_jax.fitting import (
     densification,
     fit_step,
@@ -25,7 +25,7 @@ from gi_jax.fitting import (
     optimizers,
     presets,
 )
-from gi_jax.fitting.arguments import check_count, checked_image, checked_weights
+from gi_jax.fitting.arguments import checked_image, checked_weights
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
 from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
 from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
@@ -120,14 +120,12 @@ def fit(
     if weights is not None:
         weights = checked_weights(weights, image)
     target = jnp.asarray(checked_image(image, weights))
-    if weights is not None:
-        weights = jnp.asarray(weights)
-        target = fill_hidden(target, weights > 0)
+    weights = None if weights is None else jnp.asarray(weights)
     if initial is not None:
         check_gaussians(initial)
         num_gaussians = initial.means.shape[0]
-    check_count("num_gaussians", num_gaussians, least=1)
-    check_count("steps", steps, least=0)
+    check_integer("num_gaussians", num_gaussians, least=1)
+    check_integer("steps", steps, least=0)
     custom = recipe is not None or not isinstance(loss, str)
     if recipe is None:
         recipe = choose_recipe(preset, num_gaussians, target.shape, steps)

@@ -73,7 +73,7 @@ def pursue(
       step_size: D, see `energy_rate`.
       most: of births at an event, static.
       prune_from: the first step after which Gaussians are pruned.
-      mask: [H, W, 1] that errors are times in the loss.
+      mask: [H, W, 1] or [H, W, C] that errors are times in the loss.
       trade_off: λ / D².
       implementation: of `rasterize`.
 
@@ -95,9 +95,10 @@ def pursue(
         born = row < num_born
         # Weak ones first, then those unborn, in their order.
         rank = jnp.where(born, jnp.where(weak, 0, 2), 1)
-        slots = jnp.argsort(rank, stable=True)[:most]
+        slots = jnp.argsort(rank, stable=True)[:most].astype(jnp.int32)
         room = jnp.sum(rank < 2)
-        masks = jnp.broadcast_to(mask, (*residual.shape[:2], 1))
+        shape = jnp.broadcast_shapes(jnp.shape(mask), (*residual.shape[:2], 1))
+        masks = jnp.broadcast_to(mask, shape)
         residual = masks * residual
         new, worth = newborns(residual, min(most, total), step_size, trade_off)
         # Their colours are those of atoms that are masked as the residual is.
@@ -198,10 +199,10 @@ def _candidates(level, bank, count, scale):
     pixel = jax.lax.top_k(score, min(count, score.size))[1]
     rows, columns = jnp.divmod(pixel, width)
     padded = jnp.pad(level, ((_RADIUS, _RADIUS), (_RADIUS, _RADIUS), (0, 0)))
+    # A start of one type: a literal 0 would be of another with jax_enable_x64.
+    window = side, side, channels
     windows = jax.vmap(
-        lambda i, j: jax.lax.dynamic_slice(
-            padded, (i, j, 0 * i), (side, side, channels)
-        )
+        lambda i, j: jax.lax.dynamic_slice(padded, (i, j, jnp.zeros_like(i)), window)
     )(rows, columns)
     windows = windows.reshape(-1, side * side, channels)
     correlation = jnp.einsum("npc,ps->nsc", windows, bank.weights)

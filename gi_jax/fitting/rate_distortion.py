@@ -143,7 +143,7 @@ def make_rate_step(
       step_size: D; may be traced, as may the schedule.
       schedule: what happens when.
       scale: of the target, where it is a picture shrunk by that factor, and D with it.
-      mask: [H, W, 1] that errors are times: roots of their weights.
+      mask: [H, W, 1] or [H, W, C] that errors are times: roots of their weights.
       trade_off: λ / D², static.
       implementation: of `rasterize`.
     """

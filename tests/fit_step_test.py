@@ -1,6 +1,7 @@
 """The step of a fit: donated, made in loops, and aware of quantization."""
 
 import gc
+import warnings
 import weakref
 
 import jax
@@ -13,6 +14,7 @@ import gi_jax as gi
 from experiments.measure import count_compilations
 from gi_jax.coding.quantization import UniformParams
 from gi_jax.fitting import presets
+from gi_jax.fitting.fit import _warn_if_worse
 from gi_jax.fitting.loop import make_batch_programs
 from gi_jax.fitting.losses import l1, l2
 from gi_jax.fitting.rate_distortion import fit_schedule, make_rate_step, start_fit
@@ -214,12 +216,34 @@ def test_the_quantizers_optimizer_is_an_argument():
     jax.tree.map(np.testing.assert_array_equal, state.quantizer.params, params)
 
 
-def test_a_fit_that_makes_its_start_worse_says_so():
+@pytest.mark.parametrize("quantizer", [None, uniform_quantizer()])
+def test_a_fit_that_makes_its_start_worse_says_so(quantizer):
     recipe = gi.fine_tuning(5)
     wild = recipe._replace(optimizer=optax.sgd(-1.0))
     settings = dict(steps=5, initial=start(), implementation="dense", progress=False)
     with pytest.warns(UserWarning, match="made the given Gaussians worse"):
-        gi.fit(IMAGE, recipe=wild, **settings)
+        gi.fit(IMAGE, recipe=wild, quantizer=quantizer, **settings)
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "quantized", "worse"),
+    [
+        ((1.0, 20.0), "l2", False, False),
+        ((2.0, 17.0), "l2", False, True),
+        ((0.5, 17.0), "l2", True, True),  # An auxiliary loss fell.
+        ((2.0, 23.0), "l2", True, False),  # An auxiliary loss rose.
+        ((2.0, 23.0), "ssim", False, True),
+        ((0.5, 17.0), "ssim", False, False),
+        ((2.0, 17.0), "ssim", True, True),
+        ((2.0, 17.0), jnp.subtract, False, True),
+    ],
+)
+def test_worse_is_what_the_loss_means(last, loss, quantized, worse):
+    log = np.array([(1.0, 20.0), last])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _warn_if_worse(log, loss, quantized)
+    assert len(caught) == worse
 
 
 def test_fine_tuning_asks_for_a_start():

@@ -29,7 +29,7 @@ from gi_jax.fitting.arguments import checked_image, checked_weights
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
 from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
 from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
-from gi_jax.fitting.losses import get_loss
+from gi_jax.fitting.losses import get_loss, l2
 from gi_jax.fitting.presets import PRESETS, Preset, Recipe
 from gi_jax.gaussians import Gaussians
 from gi_jax.rendering.rasterize import Implementation, check_gaussians
@@ -40,8 +40,9 @@ if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
 # Seconds between two checkpoints.
 _CHECKPOINT_SECONDS: Final = 20.0
 
-# A loss that is higher by this share than at the start is worse, and not rounding.
-_ROUNDING: Final = 1e-5
+# What is worse than at the start by less than this is rounding: share of a loss, dB.
+_LOSS_ROUNDING: Final = 1e-5
+_PSNR_ROUNDING: Final = 0.01
 
 
 class FitResult(NamedTuple):
@@ -96,7 +97,7 @@ def fit(
         is that of the weighted error. Losses with SSIM, and functions, see the picture
         blended with the target where weights are small (`losses.blended`).
       initial: Gaussians to start from instead of the preset's; N is theirs, and none
-        are born or moved. A fit that leaves them worse, by its loss, warns.
+        are born or moved. A fit that leaves them worse warns.
       recipe: settings instead of the preset's.
       quantizer: makes the fit aware of this quantization (see `make_fit_step`).
       implementation: of `rasterize`.
@@ -195,7 +196,7 @@ def fit(
     psnr = float(quality(programs, state, target, weights))
     log = log[~np.isnan(log[:, 0])]
     if initial is not None:
-        _warn_if_worse(log)
+        _warn_if_worse(log, loss, quantizer is not None)
     history: dict[str, np.ndarray] = {
         "step": np.arange(len(log)),
         "loss": log[:, 0],
@@ -250,13 +251,22 @@ def _fingerprint(arrays: Any, settings: tuple) -> str:
     return digest.hexdigest()[:16]
 
 
-def _warn_if_worse(log: np.ndarray) -> None:
-    """Warns where the last loss of a fit from given Gaussians is above the first.
+def _warn_if_worse(log: np.ndarray, loss: Any, quantized: bool) -> None:
+    """Warns where a fit from given Gaussians ends with a worse picture than they draw.
+
+    By PSNR where the loss is the squared error, else by the loss; where there is a
+    quantizer, the loss holds its auxiliary loss too, and PSNR must have fallen as well.
 
     Args:
       log: [steps, 2] loss and PSNR of each step.
+      loss: as in `fit`.
+      quantized: there is a quantizer.
     """
-    if len(log) > 1 and log[-1, 0] > (1 + _ROUNDING) * log[0, 0]:
+    if len(log) < 2:
+        return
+    lower = log[-1, 1] < log[0, 1] - _PSNR_ROUNDING
+    higher = log[-1, 0] > (1 + _LOSS_ROUNDING) * log[0, 0]
+    if lower if loss in ("l2", l2) else higher and (lower or not quantized):
         warnings.warn(
             f"the fit made the given Gaussians worse: the loss went from {log[0, 0]:g} "
             f"to {log[-1, 0]:g}, PSNR from {log[0, 1]:.2f} to {log[-1, 1]:.2f} dB; try "

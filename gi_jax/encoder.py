@@ -7,7 +7,6 @@ from typing import Final, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from gi_jax.coding.bitstream import Header, find_problem
 from gi_jax.coding.codec import decode
@@ -19,6 +18,7 @@ from gi_jax.coding.sensitivity_codec import (
     write_symbols,
 )
 from gi_jax.fitting.fit import checked_image
+from gi_jax.progress import Bar
 from gi_jax.rendering.rasterize import Implementation
 from gi_jax.symbol_search import EFFORTS, Effort, Search
 from gi_jax.visibility import visibility_weights
@@ -120,7 +120,7 @@ def encode(
     weights = None
     if tune == "ssim":
         weights = np.asarray(visibility_weights(jnp.asarray(pixels)))
-    with tqdm(
+    with Bar(
         total=plan.work,
         desc="encode",
         unit="step",

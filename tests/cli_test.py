@@ -1,6 +1,7 @@
 """Tests of the command line."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,8 @@ import pytest
 from skimage import data
 
 import gi_jax as gi
-from gi_jax import cli, images, program_cache
+from gi_jax import images, program_cache
+from gi_jax.command import flags, main, printing
 
 PHOTO = data.astronaut()[60:100, 190:238]  # 40x48, with detail
 
@@ -66,7 +68,7 @@ def photo(tmp_path):
 def _gi(*args):
     """Runs the command in this process; returns the exit code."""
     try:
-        return cli.main(cli.parse(["gi", *map(str, args)]))
+        return main.main(flags.parse(["gi", *map(str, args)]))
     except SystemExit as exit:
         return exit.code
 
@@ -88,15 +90,14 @@ def test_help_suffices(capsys, command):
 
 def test_the_module_and_its_help_need_no_jax():
     script = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('cli', {cli.__file__!r})\n"
-        "cli = importlib.util.module_from_spec(spec)\n"
-        "sys.modules['cli'] = cli\n"
-        "spec.loader.exec_module(cli)\n"
-        "try: cli.parse(['gi', '--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'jax', 'numpy', 'PIL', 'gi_jax'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "import sys\n"
+        "from gi_jax import cli\n"
+        "early = {'argparse', 'absl'} & set(sys.modules)\n"
+        "sys.argv = ['gi', '--help']\n"
+        "try: cli.run()\n"
+        "except SystemExit as exit: assert not exit.code\n"
+        "heavy = {'jax', 'numpy', 'PIL', 'gi_jax.api'} & set(sys.modules)\n"
+        "assert not heavy | early, heavy | early"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
@@ -120,6 +121,19 @@ def test_compiled_programs_are_kept(no_cache, tmp_path, monkeypatch):
     assert folder_with(tmp_path / "file") is None  # Nothing can lie there.
     assert folder_with(tmp_path) == str(tmp_path / "gi_jax")
     assert folder_with(tmp_path / "other") == str(tmp_path / "gi_jax")  # As it was set.
+
+
+def test_kept_programs_are_bounded(tmp_path):
+    for age in range(5):
+        file = tmp_path / f"program{age}-cache"
+        file.write_bytes(bytes(100))
+        os.utime(file, (1e9 - age, 1e9 - 10 * age))
+    program_cache.drop_oldest(tmp_path, max_bytes=250)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["program0-cache", "program1-cache"]
+    program_cache.drop_oldest(tmp_path)
+    program_cache.drop_oldest(None)
+    assert len([*tmp_path.iterdir()]) == 2
 
 
 def test_the_real_command(tmp_path, monkeypatch):
@@ -191,9 +205,9 @@ def test_the_papers_codec_has_flags_of_its_own(codec, photo, capsys):
     settings = ["--num_gaussians=9", "--steps=3", "--preset=paper", "--order=bits_back"]
     assert _gi("encode", photo, "--codec=paper", *settings) == 0
     assert codec[0]["num_gaussians"] == 9 and codec[0]["order"] == "bits_back"
-    assert _gi("encode", photo, "--force", *settings) == cli.USAGE
+    assert _gi("encode", photo, "--force", *settings) == printing.USAGE
     assert "--num_gaussians, --steps, --preset, --order" in capsys.readouterr().err
-    assert _gi("encode", photo, "--quality=3", "--target_bytes=9") == cli.USAGE
+    assert _gi("encode", photo, "--quality=3", "--target_bytes=9") == printing.USAGE
     assert "not allowed with" in capsys.readouterr().err
 
 
@@ -203,7 +217,7 @@ def test_json(codec, photo, capsys):
     assert _gi("info", encoded, "--json") == 0
     assert _gi("decode", encoded, "-o", photo, "--force", "--json") == 0
     encode, info, decode = map(json.loads, capsys.readouterr().out.splitlines())
-    assert encode["bpp"] == 8 * encode["bytes"] / (40 * 48)
+    assert encode["bpp"] == 24.0333  # six digits of 8 * 5768 / (40 * 48)
     assert encode["psnr"] is None  # equal pictures: inf
     assert encode["output"] == info["file"] == decode["file"] == str(encoded)
     assert info["section_bytes"] == {"MEAN": 5760}
@@ -277,8 +291,11 @@ def test_outputs_that_collide(codec, photo, tmp_path, capsys):
     images.save_image(tmp_path / "photo.bmp", PHOTO)
     before = sorted(tmp_path.iterdir())
     for args in (
-        [photo, tmp_path / "photo.bmp"],  # the same output
         [photo, photo],
+        [photo, tmp_path],
+        [photo, "-o", tmp_path / "q.png"],  # no .gi
+        [photo, "-o", tmp_path / "q"],
+        [tmp_path, "-o", tmp_path / "q.png"],
         [photo, "-o", photo, "--force"],  # over itself
         [photo, tmp_path / "photo.bmp", "-o", tmp_path / "all.gi"],  # not a folder
         [tmp_path, "-o", photo, "--force"],
@@ -293,11 +310,94 @@ def test_outputs_that_collide(codec, photo, tmp_path, capsys):
 
 def test_output_that_cannot_be_written(codec, photo, tmp_path, capsys):
     assert _gi("encode", photo, "-o", photo / "inside" / "a.gi") == 1
-    assert capsys.readouterr().err.startswith(f"gi: {photo}: ")
+    output = f"{photo}/inside/a.gi"  # It is named, not the input.
+    assert capsys.readouterr().err.startswith(f"gi: {output}: Not a directory")
+    assert codec == []
     assert _gi("encode", photo) == 0
-    assert _gi("decode", photo.with_suffix(".gi"), "-o", tmp_path / "a.xyz") == 1
-    assert "expected a name that ends in" in capsys.readouterr().err
-    assert not (tmp_path / "a.xyz").exists()
+    for name in "a.xyz", "a.gif", "a":  # Found before the work.
+        output = tmp_path / name
+        assert _gi("decode", photo.with_suffix(".gi"), "-o", output) == printing.USAGE
+        message = capsys.readouterr().err
+        assert message.startswith(f"gi: {output}: expected a name that ends in .png, ")
+        assert not output.exists()
+
+
+@pytest.mark.parametrize("function", ["os.open", "os.fsync", "os.link"])
+def test_errors_of_writing_name_the_output(
+    codec, photo, tmp_path, capsys, monkeypatch, function
+):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(function, full)
+    if function == "os.link":  # Only then is a file renamed.
+        monkeypatch.setattr("os.replace", full)
+    assert _gi("encode", photo, "-o", tmp_path / "a.gi") == 1
+    expected = f"gi: {tmp_path}/a.gi: No space left on device\n"
+    assert capsys.readouterr().err == expected
+    assert len(codec) == (function != "os.open")  # A folder is tried before the fit.
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_names_that_differ_in_their_suffix_alone(codec, photo, tmp_path, capsys):
+    images.save_image(tmp_path / "photo.bmp", PHOTO)
+    images.save_image(tmp_path / "other.bmp", PHOTO)
+    assert _gi("encode", tmp_path, "-o", tmp_path / "out") == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["other.gi", "photo.bmp.gi", "photo.png.gi"]
+    (tmp_path / "more").mkdir()
+    images.save_image(tmp_path / "more" / "photo.png", PHOTO)
+    same = [photo, tmp_path / "more" / "photo.png", tmp_path / "other.bmp"]
+    capsys.readouterr()
+    assert _gi("encode", *same, "-o", tmp_path / "new") == 1
+    message = f"{tmp_path}/new/photo.gi is the output of {photo} already"
+    assert capsys.readouterr().err == f"gi: {same[1]}: {message}\n"
+    assert len([*(tmp_path / "new").iterdir()]) == 2
+
+
+def test_decoding_leaves_the_original_alone(codec, photo, tmp_path):
+    before = photo.read_bytes()
+    assert _gi("encode", photo) == 0
+    for args in [], ["-o", tmp_path], ["-o", f"{tmp_path}/."]:
+        assert _gi("decode", tmp_path / "photo.gi", "--force", *args) == 0
+        assert photo.read_bytes() == before
+        (tmp_path / "photo.decoded.png").unlink()
+    assert _gi("decode", tmp_path / "photo.gi", "-o", f"{tmp_path}/new/") == 0
+    assert (tmp_path / "new" / "photo.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("12000", 12000),
+        ("10kB", 10_000),
+        ("10KB", 10_000),
+        ("10KiB", 10_240),
+        ("1.5MB", 1_500_000),
+        ("2 MiB", 2**21),
+        ("7B", 7),
+        (".5kB", 500),
+        *[
+            (text, None)
+            for text in ("10k", "kB", "0.5", "-1kB", "1e3", "nan", "10kbit")
+        ],
+    ],
+)
+def test_sizes_have_units(capsys, text, size):
+    argv = ["gi", "encode", "a.png", f"--target_bytes={text}"]
+    if size is None:
+        assert _gi(*argv[1:]) == printing.USAGE
+        usage, error = capsys.readouterr().err.splitlines()  # not the whole help
+        assert usage == "usage: gi encode IN... [-o OUT] [FLAGS]"
+        assert error.startswith("gi encode: argument --target_bytes: expected bytes as")
+    else:
+        assert flags.parse(argv).target_bytes == size
+
+
+def test_numbers_have_as_many_digits_as_they_are_worth():
+    record = {"a": 1 / 3, "b": {"c": (2 / 3, float("inf")), "d": 10**9}}
+    expected = {"a": 0.333333, "b": {"c": [0.666667, None], "d": 10**9}}
+    assert json.loads(printing.to_json(record)) == expected
 
 
 def test_ctrl_c_leaves_no_file(codec, photo, tmp_path, capsys, monkeypatch):

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from gi_jax.fitting.checkpoint import load_checkpoint, save_checkpoint
 from gi_jax.fitting.fit_step import FitState, Metrics, QuantizerState
@@ -20,6 +19,7 @@ from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss
 from gi_jax.fitting.presets import PRESETS, Preset, Recipe
 from gi_jax.gaussians import Gaussians
+from gi_jax.progress import Bar
 from gi_jax.rendering.rasterize import Implementation, check_gaussians
 
 if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
@@ -131,7 +131,7 @@ def fit(
 
     save()  # Before any work is done that a bad path could lose.
     last_save = time.perf_counter()
-    with tqdm(
+    with Bar(
         total=recipe.steps,
         initial=int(state.step),
         desc="fit",

@@ -19,7 +19,7 @@ except ImportError:  # Not a Unix: nothing is claimed.
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class ClaimedError(Exception):
+class ClaimedError(ValueError):
     """Another process is making this output."""
 
 

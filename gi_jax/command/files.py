@@ -72,6 +72,9 @@ def plan(args: argparse.Namespace, kind: Kind) -> tuple[list[Job], int]:
             continue
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            failures = complain(output, f"{output.parent} is not a folder")
+            continue
         except OSError as error:
             failures = complain(output, error)
             continue

@@ -19,7 +19,6 @@ from gi_jax.command.printing import (
     OK,
     USAGE,
     complain,
-    complain_of_output,
     info_text,
     to_json,
 )
@@ -101,12 +100,12 @@ def _decode(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     import gi_jax as gi
 
-    def describe(path: Path) -> None:
-        info = gi.file_info(path.read_bytes())
-        record = {"file": str(path), **dataclasses.asdict(info)}
+    def describe(job: Job) -> None:
+        info = gi.file_info(job.source.read_bytes())
+        record = {"file": str(job.source), **dataclasses.asdict(info)}
         print(to_json(record) if args.json else info_text(record), flush=True)
 
-    return _each(args.inputs, describe, lambda path: path)
+    return _each([Job(path, path) for path in args.inputs], describe)
 
 
 def _record(job: Job, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -127,9 +126,7 @@ def _make_files(
         try:
             with claim(job.output):
                 if identity(job.output) != job.before:
-                    # Another process was quicker.
-                    text = os.strerror(errno.EEXIST)
-                    raise FileExistsError(errno.EEXIST, text, str(job.output))
+                    raise FileExistsError(errno.EEXIST, "", str(job.output))
                 record, write = make(job)
                 write()
         finally:
@@ -138,28 +135,25 @@ def _make_files(
         print(text, flush=True)
 
     jobs, failures = plan(args, kind)
-    return _each(jobs, do, lambda job: job.source, lambda job: job.output) or failures
+    return _each(jobs, do) or failures
 
 
-def _each(
-    items: Sequence[Any],
-    do: Callable[[Any], None],
-    source: Callable[[Any], Path],
-    output: Callable[[Any], Path | None] = lambda item: None,
-) -> int:
-    """Does something with each of several files; one may fail alone."""
+def _each(jobs: Sequence[Job], do: Callable[[Job], None]) -> int:
+    """Does the jobs in turn; one may fail alone."""
     failures = OK
-    for item in items:
+    for job in jobs:
         try:
-            do(item)
+            do(job)
         except BrokenPipeError:
             raise
-        except ClaimedError as error:
-            failures = complain(output(item), str(error))
         except Exception as error:  # Anything: the other files are to be done.
-            place = output(item)
-            if isinstance(error, OSError) and error.filename == str(place):
-                failures = complain_of_output(place, error)
-            else:
-                failures = complain(source(item), error)
+            failures = complain(_culprit(job, error), error)
     return failures
+
+
+def _culprit(job: Job, error: Exception) -> Path:
+    """Returns the file that an error is about."""
+    if isinstance(error, ClaimedError):
+        return job.output
+    of_output = isinstance(error, OSError) and error.filename == str(job.output)
+    return job.output if of_output else job.source

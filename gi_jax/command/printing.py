@@ -1,6 +1,5 @@
 """What the command prints: records on standard output, errors on standard error."""
 
-import errno
 import json
 import math
 import os
@@ -19,7 +18,9 @@ _DIGITS: Final = 6
 
 def complain(path: str | os.PathLike[str], error: Exception | str) -> int:
     """Prints one line about a file that failed; returns the exit code for it."""
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, FileExistsError):  # It did not when the command began.
+        message = "exists now, another process has written it"
+    elif isinstance(error, OSError) and error.strerror:
         message = error.strerror
         if error.filename and str(error.filename) != str(path):
             message += f": {error.filename}"
@@ -29,13 +30,6 @@ def complain(path: str | os.PathLike[str], error: Exception | str) -> int:
         message = f"{type(error).__name__}: {error}"
     print(f"gi: {path}: {' '.join(message.split())}", file=sys.stderr)
     return FAILED
-
-
-def complain_of_output(path: os.PathLike[str], error: OSError) -> int:
-    """Prints one line about an output that cannot be written."""
-    if error.errno == errno.EEXIST:
-        return complain(path, "exists now, another process has written it")
-    return complain(path, error)
 
 
 def rounded(value: Any) -> Any:

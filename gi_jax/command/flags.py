@@ -32,7 +32,7 @@ alike the decoded picture is (PSNR in dB, MS-SSIM).
 
 Inputs whose outputs would share a name keep their suffix in it: photo.jpg and photo.png
 become photo.jpg.gi and photo.png.gi. Several processes may share a folder: each leaves
-alone what another one is making.
+alone what another one is making. The exit code is 1 where a file failed or was left.
 """
 
 _DECODE: Final = """\

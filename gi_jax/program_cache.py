@@ -39,7 +39,7 @@ def keep_programs() -> Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    before_the_end(lambda: _drop_unfinished(folder))
+    before_the_end(lambda: drop_unfinished(folder))
     return folder
 
 
@@ -71,7 +71,7 @@ def drop_oldest(folder: Path | None, max_bytes: int = MAX_BYTES) -> None:
         excess -= size
 
 
-def _drop_unfinished(folder: Path) -> None:
+def drop_unfinished(folder: Path) -> None:
     """Removes what was being written just now: JAX would never write it again."""
     now = time.time()
     for path in folder.glob("*-cache"):

@@ -81,6 +81,14 @@ def test_kept_programs_are_bounded(tmp_path):
     assert len([*tmp_path.iterdir()]) == 2
 
 
+def test_programs_that_may_be_half_written_are_dropped(tmp_path):
+    for name, seconds in {"old-cache": 60, "new-cache": 0, "new": 0}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, [time.time() - seconds] * 2)
+    program_cache.drop_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old-cache"]
+
+
 def test_the_real_command(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert _subprocess("--version").stdout.startswith("gi_jax ")

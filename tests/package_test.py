@@ -84,6 +84,18 @@ def test_names_are_public_where_the_library_is_loaded_late():
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_the_library_may_be_loaded_while_jax_traces():
+    program = (
+        "import sys, jax, jax.numpy as jnp\n"
+        "import gi_jax as gi\n"
+        "assert 'gi_jax.api' not in sys.modules\n"
+        "x = jnp.linspace(0, 1, 48).reshape(4, 4, 3)\n"
+        "with jax.checking_leaks(): first = jax.jit(lambda x: gi.psnr(x, x / 2))(x)\n"
+        "assert first == jax.jit(lambda x: gi.psnr(x, x / 2))(x)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_public_names_are_documented():
     import gi_jax as gi
 

@@ -1,74 +1,18 @@
 """Pictures made of 2D Gaussians: fit, render and compress them in JAX.
 
 GaussianImage, arXiv:2403.08551. `import gi_jax as gi`.
+
+What is public stands in `gi_jax.api`, and is loaded, with JAX, at its first use: the
+command `gi` is to answer `--help` and Ctrl-C before that.
 """
 
-from gi_jax.coding.bitstream import BitstreamError
-from gi_jax.coding.codec import (
-    decode,
-    paper_quantizer,
-    read_gaussians,
-    write_gaussians,
-)
-from gi_jax.coding.descent import descend
-from gi_jax.coding.file_info import file_info
-from gi_jax.coding.quantization import (
-    YCOCG,
-    Quantizer,
-    chain,
-    float16,
-    linear,
-    normalize,
-    per_field,
-    uniform,
-)
-from gi_jax.coding.rates import RateTables, rate_tables, symbol_bits
-from gi_jax.coding.sensitivity import (
-    SensitivityParams,
-    Symbols,
-    dequantize,
-    quantized_colors,
-    quantized_geometry,
-    sensitivity_matched,
-)
-from gi_jax.coding.sensitivity_codec import quantized_mean, write_symbols
-from gi_jax.coding.vector_quantization import residual_vq
-from gi_jax.encoder import encode
-from gi_jax.fitting.batch import fit_batch
-from gi_jax.fitting.densification import densify
-from gi_jax.fitting.fit import FitDivergedError, FitResult, fit
-from gi_jax.fitting.fit_step import FitState, FitStep, Metrics, make_fit_step
-from gi_jax.fitting.initialization import content, random, solve_colors
-from gi_jax.fitting.optimizers import (
-    Coordinates,
-    Tangent,
-    adan,
-    own_frame,
-    own_frame_adam,
-    parameters,
-)
-from gi_jax.fitting.presets import Recipe, fine_tuning
-from gi_jax.fitting.pursuit import pursue
-from gi_jax.fitting.rate import energy_rate, estimated_bits
-from gi_jax.gaussians import (
-    Cholesky,
-    Gaussians,
-    RotationScale,
-    area,
-    blurred,
-    canonical,
-    conic,
-    covariance,
-    resize,
-    support,
-    to_cholesky,
-    to_rotation_scale,
-)
-from gi_jax.images import load_image, save_image, to_uint8
-from gi_jax.metrics import ms_ssim, psnr, ssim
-from gi_jax.paper_encoder import encode_paper
-from gi_jax.rendering.rasterize import rasterize
-from gi_jax.visibility import visibility_weights
+# ruff: noqa: F403, F405
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gi_jax.api import *
 
 __all__ = [
     "YCOCG",
@@ -144,3 +88,27 @@ __all__ = [
     "write_gaussians",
     "write_symbols",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Returns a public name or a module, and loads the library for it."""
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in __all__:
+        value = getattr(importlib.import_module(f"{__name__}.api"), name)
+        globals()[name] = value
+        return value
+    try:
+        module = importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        text = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(text) from None
+    if hasattr(module, "__path__"):  # Its own modules, as attributes of it.
+        importlib.import_module(f"{__name__}.api")
+    return module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ from typing import Final, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from gi_jax.arguments import check_positive
 from gi_jax.coding.bitstream import Header, find_problem
@@ -22,6 +21,7 @@ from gi_jax.coding.sensitivity_codec import (
     write_symbols,
 )
 from gi_jax.fitting.arguments import checked_image
+from gi_jax.progress import Bar
 from gi_jax.rendering.rasterize import Implementation
 from gi_jax.symbol_search import EFFORTS, Effort, Search
 from gi_jax.transparency import (
@@ -149,7 +149,7 @@ def encode(
     if tune == "ssim":
         visibility = np.asarray(visibility_weights(jnp.asarray(seen)))
         weights = visibility if weights is None else visibility * weights
-    with tqdm(
+    with Bar(
         total=plan.work,
         desc="encode",
         unit="step",

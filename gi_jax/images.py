@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 
 from gi_jax.color_profiles import ProfileError, grey_to_srgb, profile_of, to_srgb
+from gi_jax.interruption import removed_if_interrupted
 
 # Larger pictures are refused by default: float32 RGB of so many pixels is a gibibyte.
 MAX_PIXELS: Final = 2**30 // (4 * 3)
@@ -69,6 +70,8 @@ _FORMATS: Final = {
 
 # Suffixes of the files that `load_image` reads; it goes by content, not by these.
 SUFFIXES: Final = tuple(_FORMATS)
+# Suffixes of those that `save_image` writes.
+WRITABLE_SUFFIXES: Final = tuple(s for s, form in _FORMATS.items() if form.channels)
 _READABLE: Final = tuple(dict.fromkeys(format.name for format in _FORMATS.values()))
 
 
@@ -212,7 +215,7 @@ def atomic_write(
 
     The bytes go to a temporary name in the same folder, which is then renamed; on any
     failure, Ctrl-C included, it is removed. The mode is that of any new file, by the
-    umask.
+    umask. Errors name `path`, never the temporary file.
 
     Args:
       path: the file, in a folder that exists.
@@ -229,18 +232,22 @@ def atomic_write(
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if not replace and _link(temporary, path):
-            temporary.unlink()
-        else:
-            os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with removed_if_interrupted(temporary):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not replace and _link(temporary, path):
+                temporary.unlink()
+            else:
+                os.replace(temporary, path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):  # Of this file, not of a temporary one.
+                raise OSError(error.errno, error.strerror, str(path)) from error
+            raise
 
 
 def _link(source: Path, path: Path) -> bool:

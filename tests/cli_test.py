@@ -1,6 +1,5 @@
 """Tests of the command line."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -11,64 +10,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from skimage import data
 
 import gi_jax as gi
-from gi_jax import cli, images, program_cache
-
-PHOTO = data.astronaut()[60:100, 190:238]  # 40x48, with detail
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeInfo:
-    num_gaussians: int
-    num_bytes: int
-    section_bytes: dict[str, int]
-    bits_per_gaussian: dict[str, float] = dataclasses.field(
-        default_factory=lambda: {"MEAN": 16.0, "total": 32.0}
-    )  # A field, as in the real one.
-
-
-@pytest.fixture
-def codec(monkeypatch):
-    """Replaces the library by one whose files are the pixels, 'XX' and all."""
-    calls = []
-
-    def encode(image, **settings):
-        calls.append(settings)
-        height, width, channels = image.shape
-        size = np.array([height, width, channels], np.uint16)
-        return b"XX" + size.tobytes() + images.to_uint8(image).tobytes()
-
-    def decode(data, *, scale=1.0):
-        if data[:2] != b"XX":
-            raise ValueError("expected XX\nat the start")
-        shape = np.frombuffer(data[2:8], np.uint16)
-        picture = np.frombuffer(data[8:], np.uint8).reshape(shape)
-        return picture.repeat(int(scale), 0).repeat(int(scale), 1)
-
-    def file_info(data):
-        decode(data)
-        return FakeInfo(7, len(data), {"MEAN": len(data) - 8})
-
-    monkeypatch.setattr(gi, "encode_paper", encode)
-    for fake in encode, decode, file_info:
-        monkeypatch.setattr(gi, fake.__name__, fake, raising=False)
-    return calls
-
-
-@pytest.fixture
-def photo(tmp_path):
-    images.save_image(tmp_path / "photo.png", PHOTO)
-    return tmp_path / "photo.png"
-
-
-def _gi(*args):
-    """Runs the command in this process; returns the exit code."""
-    try:
-        return cli.main(cli.parse(["gi", *map(str, args)]))
-    except SystemExit as exit:
-        return exit.code
+from gi_jax import images, program_cache
+from gi_jax.command import printing
+from tests.fake_codec import PHOTO, fake_codec, photo_file  # noqa: F401
+from tests.fake_codec import gi_command as _gi
 
 
 def _subprocess(*args, **kwargs):
@@ -88,15 +35,14 @@ def test_help_suffices(capsys, command):
 
 def test_the_module_and_its_help_need_no_jax():
     script = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('cli', {cli.__file__!r})\n"
-        "cli = importlib.util.module_from_spec(spec)\n"
-        "sys.modules['cli'] = cli\n"
-        "spec.loader.exec_module(cli)\n"
-        "try: cli.parse(['gi', '--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'jax', 'numpy', 'PIL', 'gi_jax'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
+        "import sys\n"
+        "from gi_jax import cli\n"
+        "early = {'argparse', 'absl'} & set(sys.modules)\n"
+        "sys.argv = ['gi', '--help']\n"
+        "try: cli.run()\n"
+        "except SystemExit as exit: assert not exit.code\n"
+        "heavy = {'jax', 'numpy', 'PIL', 'gi_jax.api'} & set(sys.modules)\n"
+        "assert not heavy | early, heavy | early"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
@@ -120,6 +66,27 @@ def test_compiled_programs_are_kept(no_cache, tmp_path, monkeypatch):
     assert folder_with(tmp_path / "file") is None  # Nothing can lie there.
     assert folder_with(tmp_path) == str(tmp_path / "gi_jax")
     assert folder_with(tmp_path / "other") == str(tmp_path / "gi_jax")  # As it was set.
+
+
+def test_kept_programs_are_bounded(tmp_path):
+    for age in range(5):
+        file = tmp_path / f"program{age}-cache"
+        file.write_bytes(bytes(100))
+        os.utime(file, (1e9 - age, 1e9 - 10 * age))
+    program_cache.drop_oldest(tmp_path, max_bytes=250)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["program0-cache", "program1-cache"]
+    program_cache.drop_oldest(tmp_path)
+    program_cache.drop_oldest(None)
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_programs_that_may_be_half_written_are_dropped(tmp_path):
+    for name, seconds in {"old-cache": 60, "new-cache": 0, "new": 0}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, [time.time() - seconds] * 2)
+    program_cache.drop_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old-cache"]
 
 
 def test_the_real_command(tmp_path, monkeypatch):
@@ -191,9 +158,9 @@ def test_the_papers_codec_has_flags_of_its_own(codec, photo, capsys):
     settings = ["--num_gaussians=9", "--steps=3", "--preset=paper", "--order=bits_back"]
     assert _gi("encode", photo, "--codec=paper", *settings) == 0
     assert codec[0]["num_gaussians"] == 9 and codec[0]["order"] == "bits_back"
-    assert _gi("encode", photo, "--force", *settings) == cli.USAGE
+    assert _gi("encode", photo, "--force", *settings) == printing.USAGE
     assert "--num_gaussians, --steps, --preset, --order" in capsys.readouterr().err
-    assert _gi("encode", photo, "--quality=3", "--target_bytes=9") == cli.USAGE
+    assert _gi("encode", photo, "--quality=3", "--target_bytes=9") == printing.USAGE
     assert "not allowed with" in capsys.readouterr().err
 
 
@@ -203,7 +170,7 @@ def test_json(codec, photo, capsys):
     assert _gi("info", encoded, "--json") == 0
     assert _gi("decode", encoded, "-o", photo, "--force", "--json") == 0
     encode, info, decode = map(json.loads, capsys.readouterr().out.splitlines())
-    assert encode["bpp"] == 8 * encode["bytes"] / (40 * 48)
+    assert encode["bpp"] == 24.0333  # six digits of 8 * 5768 / (40 * 48)
     assert encode["psnr"] is None  # equal pictures: inf
     assert encode["output"] == info["file"] == decode["file"] == str(encoded)
     assert info["section_bytes"] == {"MEAN": 5760}
@@ -277,8 +244,11 @@ def test_outputs_that_collide(codec, photo, tmp_path, capsys):
     images.save_image(tmp_path / "photo.bmp", PHOTO)
     before = sorted(tmp_path.iterdir())
     for args in (
-        [photo, tmp_path / "photo.bmp"],  # the same output
         [photo, photo],
+        [photo, tmp_path],
+        [photo, "-o", tmp_path / "q.png"],  # no .gi
+        [photo, "-o", tmp_path / "q"],
+        [tmp_path, "-o", tmp_path / "q.png"],
         [photo, "-o", photo, "--force"],  # over itself
         [photo, tmp_path / "photo.bmp", "-o", tmp_path / "all.gi"],  # not a folder
         [tmp_path, "-o", photo, "--force"],
@@ -293,11 +263,16 @@ def test_outputs_that_collide(codec, photo, tmp_path, capsys):
 
 def test_output_that_cannot_be_written(codec, photo, tmp_path, capsys):
     assert _gi("encode", photo, "-o", photo / "inside" / "a.gi") == 1
-    assert capsys.readouterr().err.startswith(f"gi: {photo}: ")
+    output = f"{photo}/inside/a.gi"  # It is named, not the input.
+    assert capsys.readouterr().err.startswith(f"gi: {output}: Not a directory")
+    assert codec == []
     assert _gi("encode", photo) == 0
-    assert _gi("decode", photo.with_suffix(".gi"), "-o", tmp_path / "a.xyz") == 1
-    assert "expected a name that ends in" in capsys.readouterr().err
-    assert not (tmp_path / "a.xyz").exists()
+    for name in "a.xyz", "a.gif", "a":  # Found before the work.
+        output = tmp_path / name
+        assert _gi("decode", photo.with_suffix(".gi"), "-o", output) == printing.USAGE
+        message = capsys.readouterr().err
+        assert message.startswith(f"gi: {output}: expected a name that ends in .png, ")
+        assert not output.exists()
 
 
 def test_ctrl_c_leaves_no_file(codec, photo, tmp_path, capsys, monkeypatch):

@@ -19,7 +19,8 @@ RANK = {
     "rendering": 1,
 }
 RANK |= {"fitting": 2, "coding": 2, "cli": 5, "__init__": 5}
-RANK |= {"arguments": 0, "transparency": 1, "visibility": 1}
+RANK |= {"arguments": 0, "interruption": 0, "progress": 0}
+RANK |= {"transparency": 1, "visibility": 1, "api": 5, "command": 5}
 RANK |= {"symbol_search": 3, "paper_encoder": 3, "encoder": 4, "program_cache": 4}
 
 FILES = sorted((ROOT / "gi_jax").rglob("*.py"))
@@ -67,7 +68,9 @@ def test_kernels_import_triton_alone_and_are_imported_in_one_place():
 
 
 def test_import_brings_nothing_optional():
-    program = "import sys, gi_jax; print(*{name.split('.')[0] for name in sys.modules})"
+    program = (
+        "import sys, gi_jax.api; print(*{name.split('.')[0] for name in sys.modules})"
+    )
     output = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -75,6 +78,30 @@ def test_import_brings_nothing_optional():
     optional |= {"matplotlib", "skimage", "experiments", "dask"}
     assert not optional & set(output)
     assert "gi_jax" in output
+
+
+def test_names_are_public_where_the_library_is_loaded_late():
+    import gi_jax as gi
+    from gi_jax import api
+
+    assert sorted(gi.__all__) == sorted(n for n in vars(api) if n[:2] != "__")
+    assert {*gi.__all__} <= {*dir(gi)}
+    with pytest.raises(AttributeError, match=r"'gi_jax' has no attribute 'nothing'"):
+        gi.nothing  # noqa: B018
+    program = "import gi_jax; gi_jax.fitting.optimizers.Tangent; gi_jax.metrics.psnr"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_library_may_be_loaded_while_jax_traces():
+    program = (
+        "import sys, jax, jax.numpy as jnp\n"
+        "import gi_jax as gi\n"
+        "assert 'gi_jax.api' not in sys.modules\n"
+        "x = jnp.linspace(0, 1, 48).reshape(4, 4, 3)\n"
+        "with jax.checking_leaks(): first = jax.jit(lambda x: gi.psnr(x, x / 2))(x)\n"
+        "assert first == jax.jit(lambda x: gi.psnr(x, x / 2))(x)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_public_names_are_documented():

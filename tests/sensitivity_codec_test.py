@@ -23,7 +23,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gi_jax import cli
 from gi_jax.coding import bitstream
 from gi_jax.coding.adaptive_coding import Decoder
 from gi_jax.coding.bitstream import BitstreamError
@@ -41,6 +40,7 @@ from gi_jax.coding.sensitivity_codec import (
     read_contents,
     write_symbols,
 )
+from gi_jax.command import flags, main, printing
 from gi_jax.gaussians import RotationScale
 from gi_jax.rendering.rasterize import rasterize
 from tests.helpers import random_symbols
@@ -140,7 +140,7 @@ def test_info_accounts_for_every_byte_and_bit():
 
 def test_the_command_line_says_what_is_in_a_file(capsys):
     path = GOLDEN / "sensitivity_rgb.gi"
-    assert cli.main(cli.parse(["gi", "info", str(path)])) == cli.OK
+    assert main.main(flags.parse(["gi", "info", str(path)])) == printing.OK
     printed = capsys.readouterr().out
     for name in ("sensitivity", "num_gaussians", "GAUS", "lattice"):
         assert name in printed

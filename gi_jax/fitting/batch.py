@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from gi_jax.arguments import check_integer
 from gi_jax.fitting.arguments import checked_image, checked_weights
@@ -16,6 +15,7 @@ from gi_jax.fitting.fit import FitDivergedError, FitResult, choose_recipe
 from gi_jax.fitting.loop import make_batch_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss
 from gi_jax.fitting.presets import Preset, Recipe
+from gi_jax.progress import Bar
 from gi_jax.rendering.rasterize import Implementation
 
 
@@ -104,7 +104,7 @@ def fit_batch(
     # What is chosen by the device is to be chosen for these.
     with (
         jax.default_device(devices[0]),
-        tqdm(
+        Bar(
             total=recipe.steps,
             desc=f"fit {count} pictures",
             unit="step",

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from tqdm import tqdm
 
 from gi_jax.arguments import check_integer
 from gi_jax.fitting import (
@@ -32,6 +31,7 @@ from gi_jax.fitting.loop import NO_GOAL, make_programs, quality, run_chunks
 from gi_jax.fitting.losses import get_loss, l2
 from gi_jax.fitting.presets import PRESETS, Preset, Recipe
 from gi_jax.gaussians import Gaussians
+from gi_jax.progress import Bar
 from gi_jax.rendering.rasterize import Implementation, check_gaussians
 
 if TYPE_CHECKING:  # Fitting does not depend on coding, but for this type.
@@ -159,7 +159,7 @@ def fit(
 
     save()  # Before any work is done that a bad path could lose.
     last_save = time.perf_counter()
-    with tqdm(
+    with Bar(
         total=recipe.steps,
         initial=int(state.step),
         desc="fit",

@@ -84,7 +84,7 @@ def test_kept_programs_are_bounded(tmp_path):
 def test_programs_that_may_be_half_written_are_dropped(tmp_path):
     for name, seconds in {"old-cache": 60, "new-cache": 0, "new": 0}.items():
         (tmp_path / name).touch()
-        os.utime(tmp_path / name, [time.time() - seconds] * 2)
+        os.utime(tmp_path / name, (time.time() - seconds,) * 2)
     program_cache.drop_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old-cache"]
 

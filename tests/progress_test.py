@@ -19,8 +19,11 @@ def bar(monkeypatch):
 
 def test_compiling_is_not_counted_in_the_remaining_time(bar):
     assert "?" in str(bar)
-    bar.clock[0] = 60.0  # of compiling
-    bar.update(10)
+    bar.clock[0] = 30.0  # of compiling
+    bar.update(1)
+    assert "00:30<?" in str(bar)
+    bar.clock[0] = 60.0
+    bar.update(9)
     assert "01:00<?" in str(bar)
     bar.clock[0] += 0.5
     bar.update(10)

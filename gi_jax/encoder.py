@@ -102,7 +102,8 @@ def encode(
       image: [H, W, C] or [H, W]; floats in 0..1, uint8 or uint16; 1 to 16 channels.
         The last of 2 or 4 channels is alpha: errors of colours count as much as they
         are seen, and where alpha is 0 the file has other, smooth colours.
-      quality: 1, the smallest files, to 100.
+      quality: 1, the smallest files, to 100. Pictures of less than 4 rows or columns
+        get finer steps than others of the same quality.
       step: the quantization step D itself, in colour · pixels; photos take 0.1 to 1
         bits per pixel at steps of about 1 to 0.1.
       target_bytes: the largest file, at most. If even the file of the mean colour is

@@ -62,12 +62,13 @@ def test_quantized_fits_see_what_the_decoder_sees():
     start = gi.canonical(
         gi.fit(IMAGE, COUNT, STEPS, implementation="dense", progress=False).gaussians
     )
+    quantizer = gi.paper_quantizer((40, 48), shape_bits=7, codebook_size=32)
     result = gi.fit(
         IMAGE,
         initial=start,
         steps=60,
         recipe=fine_tuning(60),
-        quantizer=gi.paper_quantizer((40, 48), shape_bits=7, codebook_size=32),
+        quantizer=quantizer,
         implementation="dense",
         progress=False,
     )
@@ -76,9 +77,15 @@ def test_quantized_fits_see_what_the_decoder_sees():
         result.quantizer.params,
         result.quantizer.state,
         (40, 48),
-        shape_bits=7,
     )
     np.testing.assert_allclose(quality(data), result.psnr, atol=1e-3)
+    learned = result.quantizer.params, result.quantizer.state
+    seen, _, _ = jax.jit(quantizer.apply)(*learned, result.gaussians, jax.random.key(0))
+    rows = [
+        sorted(np.column_stack(jax.tree.leaves(gaussians)).tolist())
+        for gaussians in (seen, gi.read_gaussians(data).gaussians)
+    ]
+    assert rows[0] == rows[1]
 
 
 def test_x64_changes_nothing_in_a_file():

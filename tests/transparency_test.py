@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
-from gi_jax import cli
+from gi_jax.command.flags import parse
+from gi_jax.command.main import OK, main
 from gi_jax.encoder import _write_mean
 from gi_jax.transparency import as_seen, error_weights, fill_unseen, is_transparent
 from tests.helpers import photo
@@ -121,7 +122,7 @@ def test_the_command_compares_what_is_seen(tmp_path, capsys, monkeypatch):
     for flags in [], ["--exact"]:
         source, output = str(tmp_path / "a.png"), str(tmp_path / "a.gi")
         command = ["gi", "encode", source, "-o", output, "--force", "--json", *flags]
-        assert cli.main(cli.parse(command)) == cli.OK
+        assert main(parse(command)) == OK
         psnr.append(json.loads(capsys.readouterr().out)["psnr"])
     assert said == [False, True]
     decoded = gi.decode((tmp_path / "a.gi").read_bytes()) / np.float32(255)

@@ -2,6 +2,7 @@
 # make test   installs and runs the tests
 # make smoke  installs, runs the demonstration at its quickest and the tests of files and
 #             formats: what is worth knowing of a Python within two minutes
+# make extras installs each extra in an environment of its own and runs what it is for
 # make lint   installs and runs ruff and mypy
 # make gpu    on a machine with an NVIDIA GPU: installs, tests the Triton kernels on it,
 #             checks them by compute-sanitizer and measures everything, to results/gpu;
@@ -20,7 +21,7 @@ RELEASED ?=
 GPU_PYTHON ?=
 GPU_RESULTS ?= results/gpu
 
-.PHONY: demo test smoke lint gpu install clean \
+.PHONY: demo test smoke extras lint gpu install clean \
   gpu-install gpu-test gpu-sanitize gpu-benchmark gpu-tuning gpu-table \
   gpu-released
 
@@ -36,6 +37,9 @@ SMOKE_TESTS = $(patsubst %,tests/%_test.py, \
 smoke: install
 	$(VENV)/bin/python -m experiments.demo --effort=1 --workdir=$(VENV)/demo
 	$(VENV)/bin/python -m pytest -n $(JOBS) $(SMOKE_TESTS)
+
+extras: install
+	$(VENV)/bin/python -m pytest -n $(JOBS) -m slow tests/extras_test.py
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster
-from distributed.utils import get_ip_interface
-from tornado.ioloop import PeriodicCallback
-
 from experiments.config import check_least, fingerprint, setting
+from experiments.optional import optional
+
+dask = optional("dask", "cluster")
+distributed = optional("distributed", "cluster")
+ioloop = optional("tornado.ioloop", "cluster")
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -85,7 +85,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def connect(place: Place, most: int, retries: int, logs: Path) -> Iterator[Client]:
+def connect(place: Place, most: int, retries: int, logs: Path) -> Iterator[Any]:
     """Starts workers, or finds those of a scheduler that runs.
 
     Args:
@@ -108,7 +108,7 @@ def connect(place: Place, most: int, retries: int, logs: Path) -> Iterator[Clien
     with dask.config.set(settings):
         if "://" in place.cluster:
             try:
-                client = Client(place.cluster, timeout=_TIMEOUT)
+                client = distributed.Client(place.cluster, timeout=_TIMEOUT)
             except (OSError, ValueError) as error:
                 raise ValueError(
                     f"cluster: no scheduler answers at {place.cluster!r}: {error}"
@@ -117,18 +117,18 @@ def connect(place: Place, most: int, retries: int, logs: Path) -> Iterator[Clien
                 yield client
             return
         start = _start_local if place.cluster == "local" else _start_slurm
-        with start(place, most, logs) as cluster, Client(cluster) as client:
+        with start(place, most, logs) as cluster, distributed.Client(cluster) as client:
             yield client
 
 
-def _start_local(place: Place, most: int, logs: Path) -> SpecCluster:
+def _start_local(place: Place, most: int, logs: Path) -> Any:
     gpus = visible_gpus()
     cores = len(os.sched_getaffinity(0))
     count = place.workers or min(most, len(gpus) or max(cores // _CORES, 1))
     listen = _listen(place)
     workers = {
         number: {
-            "cls": Nanny,
+            "cls": distributed.Nanny,
             "options": listen
             | {
                 "nthreads": 1,
@@ -139,12 +139,12 @@ def _start_local(place: Place, most: int, logs: Path) -> SpecCluster:
         }
         for number in range(count)
     }
-    scheduler = {"cls": Scheduler, "options": listen | {"port": 0}}
-    return SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
+    scheduler = {"cls": distributed.Scheduler, "options": listen | {"port": 0}}
+    return distributed.SpecCluster(workers, scheduler, silence_logs=logging.CRITICAL)
 
 
 def _start_slurm(place: Place, most: int, logs: Path) -> Any:
-    from dask_jobqueue import SLURMCluster
+    SLURMCluster = optional("dask_jobqueue", "cluster").SLURMCluster
 
     if shutil.which("sbatch") is None:
         raise ValueError("cluster: Slurm's sbatch is not on the path of this machine")
@@ -194,14 +194,18 @@ def _start_slurm(place: Place, most: int, logs: Path) -> Any:
     print(f"{count} jobs of the name {name}; what they print is in {logs}", flush=True)
     cluster.scale(count)
     # A job that is lost, with its node for example, does not come back by itself.
-    replace = PeriodicCallback(lambda: cluster.scale(count), _REPLACE)
+    replace = ioloop.PeriodicCallback(lambda: cluster.scale(count), _REPLACE)
     cluster.loop.add_callback(replace.start)  # type: ignore[union-attr]
     return cluster
 
 
 def _listen(place: Place) -> dict[str, Any]:
     """Returns where a server listens."""
-    host = LOOPBACK if place.interface is None else get_ip_interface(place.interface)
+    host = (
+        LOOPBACK
+        if place.interface is None
+        else distributed.utils.get_ip_interface(place.interface)
+    )
     return {"host": host, "dashboard_address": f"{LOOPBACK}:0"}
 
 

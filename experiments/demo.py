@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import skimage.data
 
 import gi_jax as gi
 from experiments.config import run_script, setting
+from experiments.optional import optional
 from gi_jax.images import atomic_write, save_image
+
+skimage_data = optional("skimage.data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def run(photo: np.ndarray, folder: Path, quality: int, effort: int) -> str:
 def main(config: Config) -> None:
     """Runs the demonstration."""
     folder = Path(config.workdir)
-    print(run(skimage.data.astronaut(), folder, config.quality, config.effort))
+    print(run(skimage_data.astronaut(), folder, config.quality, config.effort))
     for name in ("astronaut.gi", "astronaut.png", "side_by_side.png"):
         print(folder / name)
 

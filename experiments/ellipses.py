@@ -15,17 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import matplotlib
-import matplotlib.colors
 import numpy as np
 from absl import app
-from matplotlib.collections import EllipseCollection
-from matplotlib.ticker import LogLocator
 
 import gi_jax as gi
 from experiments import plots
 from experiments.config import check_least, run_script, setting
+from experiments.optional import optional
 from gi_jax.images import atomic_write, load_image
+
+collections = optional("matplotlib.collections")
+matplotlib_colors = optional("matplotlib.colors")
+ticker = optional("matplotlib.ticker")
 
 ColorBy = Literal["size", "contribution", "color"]
 
@@ -146,7 +147,7 @@ def draw(
         drawn = drawn[np.argsort(-size[drawn], kind="stable")]
 
     figure, axes, bar = _panels(picture, side, _GRAY if color_by == "color" else _WHITE)
-    ellipses = EllipseCollection(
+    ellipses = collections.EllipseCollection(
         widths=2 * sigmas * deviations[drawn, 0],
         heights=2 * sigmas * deviations[drawn, 1],
         angles=np.degrees(np.arctan2(axis[drawn, 1, 0], axis[drawn, 0, 0])),
@@ -170,8 +171,8 @@ def draw(
         low, high = np.maximum(ends, 1e-6)
         ellipses.set_array(values)
         ellipses.set_cmap("turbo")
-        ellipses.set_norm(matplotlib.colors.LogNorm(low, max(high, 1.01 * low)))
-        ticks = LogLocator(subs=(1, 2, 5))
+        ellipses.set_norm(matplotlib_colors.LogNorm(low, max(high, 1.01 * low)))
+        ticks = ticker.LogLocator(subs=(1, 2, 5))
         scale = figure.colorbar(
             ellipses, cax=bar, extend="both", ticks=ticks, format="%.3g"
         )
@@ -188,7 +189,7 @@ def _panels(picture: np.ndarray, side: int, fade_to: float):
     scale = max(1, -(-side // max(height, width)))
     inches = np.array([width, height]) * scale / DPI
     whole = inches + _MARGINS
-    figure = plots.Figure(tuple(whole))
+    figure = plots.figures.Figure(tuple(whole))
     # No part of a pixel is lost: pixels of the picture are squares of whole pixels.
     axes = figure.add_axes((0, 0, *(inches / whole)))
     left = (inches[0] + 0.2) / whole[0]

@@ -11,11 +11,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-import markdown_it
 import numpy as np
 from PIL import Image
 
 from experiments.markdown import literal
+from experiments.optional import optional
+
+markdown_it = optional("markdown_it")
 
 
 class Picture(NamedTuple):

@@ -3,17 +3,22 @@
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib
-import matplotlib.figure
 import numpy as np
 
 from experiments import rate_distortion as rd
 from experiments.found import Group
+from experiments.optional import optional
 from experiments.records import scalars
 
-Figure = matplotlib.figure.Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any
+
+matplotlib = optional("matplotlib")
+figures = optional("matplotlib.figure")
 
 # Error maps are black where a pixel is right and white where the mean of its channels
 # is off by as much or more, of 255.
@@ -50,7 +55,7 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (5, 4)):
     """Returns a figure and its panels, [rows · columns], each so many inches."""
-    figure = Figure((columns * size[0], rows * size[1]), layout="constrained")
+    figure = figures.Figure((columns * size[0], rows * size[1]), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 

@@ -146,7 +146,7 @@ def _as_on_a_gpu() -> Iterator[None]:
     with (
         # JAX knows "gpu" for the platform of a device that is there, and for no other.
         mock.patch.object(xla_bridge, "canonicalize_platform", canonicalize),
-        mock.patch.object(triton_call, "why_unavailable", lambda: None),
+        mock.patch.object(triton_call, "why_unavailable", lambda platform=None: None),
         mock.patch.object(triton_call, "_compute_capability", _CAPABILITY),
         mock.patch.object(loop, "default_platform", lambda: "gpu"),
     ):

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import bjontegaard
 import numpy as np
 
 from experiments.config import numbers
+from experiments.optional import optional
+
+bjontegaard = optional("bjontegaard")
 
 Point = dict[str, Any]
 Result = dict[str, Any]

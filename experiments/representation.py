@@ -32,7 +32,6 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import ticker
 
 import gi_jax as gi
 from experiments import fit, plots, runner
@@ -44,11 +43,14 @@ from experiments.measure import (
     frames_per_second,
     peak_memory,
 )
+from experiments.optional import optional
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.rate_distortion import mean
 from experiments.records import write_json
 from gi_jax.images import atomic_write
 from gi_jax.metrics import mse
+
+ticker = optional("matplotlib.ticker")
 
 # GaussianImage on Kodak, mean of 24 pictures: arXiv:2403.08551, table 1 (a).
 PUBLISHED: Final[dict[str, Any]] = {

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from absl import app
-from distributed import Client, KilledWorker, as_completed
 from tqdm import tqdm
 
 from experiments import clusters
 from experiments.config import check_least, run_script, setting
 from experiments.markdown import literal, significant, table
+from experiments.optional import optional
 from experiments.records import scalars, write_json
 from experiments.runner import Experiment, find_pictures
 from experiments.tasks import (
@@ -43,6 +43,8 @@ from experiments.tasks import (
     run_task,
 )
 from gi_jax.images import atomic_write
+
+distributed = optional("distributed", "cluster")
 
 # Of a mean in the table: what tells an MS-SSIM of 0.9985 from one of 0.9987.
 _DIGITS: Final = 5
@@ -114,7 +116,7 @@ def _summaries(setting_text: str) -> str:
 
 
 def execute(
-    client: Client, tasks: dict[str, Task], retries: int
+    client: Any, tasks: dict[str, Task], retries: int
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Does tasks on the workers of a client, and shows how far they are.
 
@@ -145,12 +147,12 @@ def execute(
 
 
 def _outcomes(
-    client: Client, tasks: dict[str, Task], retries: int
+    client: Any, tasks: dict[str, Task], retries: int
 ) -> Iterator[tuple[str, dict[str, Any] | BaseException]]:
     """Yields keys with results, or errors, in the order in which they come."""
     suspects = {}
     for key, outcome in _submit(client, tasks, "tasks", retries):
-        if isinstance(outcome, KilledWorker):
+        if isinstance(outcome, distributed.KilledWorker):
             suspects[key] = tasks[key]
         else:
             yield key, outcome
@@ -160,11 +162,13 @@ def _outcomes(
 
 
 def _submit(
-    client: Client, tasks: dict[str, Task], group: str, retries: int
+    client: Any, tasks: dict[str, Task], group: str, retries: int
 ) -> Iterator[tuple[str, dict[str, Any] | BaseException]]:
     keys = [(group, key) for key in tasks]
     futures = client.map(run_task, [*tasks.values()], key=keys, retries=retries)
-    for future, outcome in as_completed(futures, with_results=True, raise_errors=False):
+    for future, outcome in distributed.as_completed(
+        futures, with_results=True, raise_errors=False
+    ):
         if future.status == "error":
             _, error, trace = outcome
             outcome = error.with_traceback(trace)
@@ -173,7 +177,7 @@ def _submit(
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, KilledWorker):
+    if isinstance(error, distributed.KilledWorker):
         return f"lost its worker, tried {error.allowed_failures + 1} times"
     return f"{type(error).__name__}: {error}"
 

@@ -30,7 +30,7 @@ def use(monkeypatch, **constants) -> None:
         monkeypatch.setattr(triton_rasterizer, name, value)
     if on_gpu:
         return
-    monkeypatch.setattr(triton_call, "why_unavailable", lambda: None)
+    monkeypatch.setattr(triton_call, "why_unavailable", lambda platform=None: None)
     monkeypatch.setattr(triton_call, "_call", _call)
     monkeypatch.setattr(InterpretedFunction, "__call__", _call_device_function)
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,13 @@ def test_programs_for_a_gpu_launch_little(tmp_path):
     output = tmp_path / "programs.json"
     command = [sys.executable, "-m", "experiments.programs", f"--output={output}"]
     command += ["--num_gaussians=3000", "--height=128", "--width=192"]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, timeout=300, capture_output=True, text=True
+    )
+    # The machine's ptxas may be older than what this XLA compiles to.
+    if too_old := re.search(r"Unsupported \.version .*", done.stderr):
+        pytest.skip(f"ptxas is too old: {too_old[0]}")
+    done.check_returncode()
     found = {row["program"]: row for row in json.loads(output.read_text())}
     assert found["render"]["launches"] <= 11 and not found["render"]["loops"]
     assert found["forward + backward"]["launches"] <= 22

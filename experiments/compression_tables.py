@@ -48,6 +48,7 @@ def summary(results: Sequence[rd.Result], low: float, high: float) -> dict[str, 
         for codec in others
     }
     return {
+        "range": [low, high],
         "bjontegaard": deltas,
         "mean": means,
         "at_like_rates": {
@@ -86,9 +87,16 @@ def _bjontegaard_table(summary: dict[str, Any]) -> str:
         ]
         rows.append([literal(picture), *cells])
     columns = ["picture", *map(literal, summary["mean"])]
+    low, high = summary["range"]
+    why = ""
+    if any("–" in cell for row in rows for cell in row[1:]):
+        why = (
+            f" A dash: fewer than two of our files are within --range={low:g},{high:g} "
+            "bits per pixel, or their qualities do not overlap with those of the codec."
+        )
     return (
         "**Beside other codecs**: bytes more at equal PSNR / at equal MS-SSIM, and dB "
-        "more at equal bytes (BD-rate, BD-PSNR; fewer bytes are negative).\n\n"
+        f"more at equal bytes (BD-rate, BD-PSNR; fewer bytes are negative).{why}\n\n"
     ) + table(columns, rows)
 
 

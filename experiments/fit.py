@@ -26,6 +26,7 @@ import gi_jax as gi
 from experiments import plots, runner
 from experiments.config import check_least, fingerprint, setting
 from experiments.markdown import fixed, literal, table
+from experiments.measure import count_compilations
 from experiments.pictures import CROP_HELP, check_crop, load_crop
 from experiments.rate_distortion import mean_of_all
 from experiments.records import write_json
@@ -58,6 +59,13 @@ _DIGITS: Final = {
     "num_gaussians": 0,
     "steps": 0,
     "seconds": 1,
+    "compile_seconds": 1,
+}
+
+# Their headings, where the name does not say it.
+_HEADINGS: Final = {
+    "seconds": "fit with compiling, s",
+    "compile_seconds": "compiling, s",
 }
 
 # Points of a curve of convergence that are kept, at the most.
@@ -82,17 +90,19 @@ def run_picture(path: Path, folder: Path, config: Config) -> dict[str, Any]:
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f"checkpoint-{fingerprint(settings)}.npz"
-    fitted = gi.fit(
-        image,
-        config.num_gaussians,
-        config.steps,
-        preset=config.preset,
-        loss=config.loss,
-        seed=config.seed,
-        progress=sys.stderr.isatty(),
-        checkpoint=checkpoint,
-    )
-    values = write_fit(folder, path.stem, image, fitted) | {"steps": config.steps}
+    with count_compilations() as compilations:
+        fitted = gi.fit(
+            image,
+            config.num_gaussians,
+            config.steps,
+            preset=config.preset,
+            loss=config.loss,
+            seed=config.seed,
+            progress=sys.stderr.isatty(),
+            checkpoint=checkpoint,
+        )
+    values = write_fit(folder, path.stem, image, fitted)
+    values |= {"steps": config.steps, "compile_seconds": compilations.seconds}
     result = runner.write_finished(folder, path, settings, values)
     checkpoint.unlink(missing_ok=True)
     return result
@@ -149,9 +159,12 @@ def summarize(results: list[dict[str, Any]], config: Config, workdir: Path) -> s
       The table, in Markdown.
     """
     columns = ["picture", *_DIGITS]
+    # Results of earlier versions do not say what compiling took.
+    results = [{"compile_seconds": None} | result for result in results]
     rows = [{name: result[name] for name in columns} for result in results]
     mean = {name: mean_of_all(row[name] for row in rows) for name in _DIGITS}
-    text = table(columns, map(_line, [*rows, {"picture": "mean"} | mean]))
+    headings = [_HEADINGS.get(name, name) for name in columns]
+    text = table(headings, map(_line, [*rows, {"picture": "mean"} | mean]))
     summary = {"config": dataclasses.asdict(config), "mean": mean, "pictures": rows}
     write_json(workdir / "summary.json", summary)
     atomic_write(workdir / "summary.md", text.encode())

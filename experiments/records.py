@@ -28,3 +28,12 @@ def write_json(path: Path | str, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2, allow_nan=False)
     atomic_write(path, f"{text}\n".encode())
+
+
+def write_failures(workdir: Path, failures: list[Any] | dict[str, Any]) -> None:
+    """Writes failures.json where anything failed; else removes an older one."""
+    path = workdir / "failures.json"
+    if failures:
+        write_json(path, failures)
+    else:
+        path.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from experiments.config import fingerprint, run_script, setting
 from experiments.machine import versions
-from experiments.records import write_json
+from experiments.records import write_failures, write_json
 
 # Flags defined through here belong to the calling script, and so to its --help.
 flags.disclaim_key_flags()
@@ -127,7 +127,7 @@ def run(experiment: Experiment, config: Any) -> int:
             f"{tqdm.format_interval(left)} left",
             flush=True,
         )
-    write_json(workdir / "failures.json", failures)
+    write_failures(workdir, failures)
     if results:
         print(experiment.summarize(results, config, workdir))
     return len(failures)

@@ -30,7 +30,7 @@ from experiments import clusters
 from experiments.config import check_least, run_script, setting
 from experiments.markdown import literal, significant, table
 from experiments.optional import optional
-from experiments.records import scalars, write_json
+from experiments.records import scalars, write_failures, write_json
 from experiments.runner import Experiment, find_pictures
 from experiments.tasks import (
     EXPERIMENTS,
@@ -92,7 +92,7 @@ def run(config: Config) -> int:
     logs = workdir / "logs"
     with clusters.connect(config, len(tasks), config.retries, logs) as client:
         results, failures = execute(client, tasks, config.retries)
-    write_json(workdir / "failures.json", failures)
+    write_failures(workdir, failures)
     settings: dict[str, list[dict[str, Any]]] = {text: [] for text in configs}
     for key, task in tasks.items():
         if key in results:

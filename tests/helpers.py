@@ -145,7 +145,7 @@ def stamp(folder, size, monkeypatch):
       What experiments are told of places.
     """
     save_image(folder / "stamp.png", photo(*size))
-    monkeypatch.setattr(choosing, "_choose", lambda implementation: "dense")
+    monkeypatch.setattr(choosing, "_choose", lambda implementation, gaussians: "dense")
     return {"images": f"{folder}/*.png", "workdir": f"{folder}/out"}
 
 

@@ -201,7 +201,7 @@ def test_any_scheduler_by_its_address(pictures, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "out"
     counts = collections.Counter(task for task, *_ in journal(workdir)["finish"])
     assert counts == {f"{name},{level}": 1 for name in "abc" for level in (1, 2)}
-    assert json.loads((workdir / "failures.json").read_text()) == []
+    assert not (workdir / "failures.json").exists()
     # The commas of a text cannot be in the name of a folder: its hash is.
     folders = {path.name for path in (workdir / "a").iterdir()}
     assert folders == {path.name for path in (workdir / "summaries").iterdir()}

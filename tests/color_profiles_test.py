@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from gi_jax import cli, color_profiles, images
+from gi_jax import color_profiles, images
+from gi_jax.command.flags import parse
+from gi_jax.command.main import main
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (16, 24, 4), np.uint8)
@@ -511,6 +513,16 @@ def test_the_command_can_leave_colours_alone(tmp_path, monkeypatch, flags):
 
     monkeypatch.setattr(gi, "encode", encode)
     Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=_P3)
-    cli.main(cli.parse(["gi", "encode", str(tmp_path / "a.png"), *flags]))
+    main(parse(["gi", "encode", str(tmp_path / "a.png"), *flags]))
     expected = _load(tmp_path / "a.png", color_management=not flags)
     np.testing.assert_array_equal(seen, [expected])
+
+
+def test_the_command_says_what_a_warning_says(tmp_path, monkeypatch, capsys):
+    import gi_jax as gi
+
+    monkeypatch.setattr(gi, "encode", lambda image, **settings: b"")
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", icc_profile=b"no profile" * 20)
+    main(parse(["gi", "encode", str(tmp_path / "a.png")]))
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith(f"gi: warning: {tmp_path / 'a.png'}: the colour profile is")

@@ -122,3 +122,12 @@ def test_equal_arguments_give_the_same_quantizer():
     """So that what is jitted with it is compiled once."""
     sizes = SIZE, list(SIZE), np.array(SIZE)
     assert len({paper_quantizer(size, shape_bits=7) for size in sizes}) == 1
+
+
+def test_rates_of_what_it_learns_are_those_of_its_parts():
+    quantizer = paper_quantizer(SIZE, shape_bits=7)
+    gaussians = looks_fitted(Cholesky, 60, 3)
+    params, _ = quantizer.init(jax.random.key(0), gaussians)
+    found, expected = quantizer.scales(params).shape, uniform(7).scales(params.shape)
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)

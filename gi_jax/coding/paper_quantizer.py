@@ -112,6 +112,7 @@ def _paper_quantizer(
         apply,
         lambda params, state, x: fields.encode(params, _fields(state), x),
         lambda params, state, x: fields.decode(params, _fields(state), x),
+        fields.scales,
     )
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,9 @@ def main(args: argparse.Namespace) -> int:
     """Does what the parsed command line says; returns the exit code."""
     commands = {"encode": _encode, "decode": _decode, "info": _info}
     try:
-        return commands[args.command](args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            return commands[args.command](args)
     except UsageError as error:
         print(f"gi: {error}", file=sys.stderr)
         return USAGE
@@ -43,6 +46,11 @@ def main(args: argparse.Namespace) -> int:
     except BrokenPipeError:  # As in `gi info *.gi | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """Prints what a warning says, without the place in the code."""
+    print(f"gi: warning: {message}", file=sys.stderr)
 
 
 def _encode(args: argparse.Namespace) -> int:

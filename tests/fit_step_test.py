@@ -17,7 +17,13 @@ from gi_jax.fitting import presets
 from gi_jax.fitting.fit import _warn_if_worse
 from gi_jax.fitting.loop import make_batch_programs
 from gi_jax.fitting.losses import l1, l2
-from gi_jax.fitting.rate_distortion import fit_schedule, make_rate_step, start_fit
+from gi_jax.fitting.rate_distortion import (
+    MAX_STEPS,
+    fit_schedule,
+    make_rate_step,
+    refine_schedule,
+    start_fit,
+)
 from tests.optax_support_test import (
     ADAM,
     COORDINATES,
@@ -249,3 +255,10 @@ def test_worse_is_what_the_loss_means(last, loss, quantized, worse):
 def test_fine_tuning_asks_for_a_start():
     with pytest.raises(ValueError, match="initial: expected Gaussians"):
         gi.fit(IMAGE, 20, 5, recipe=gi.fine_tuning(5), progress=False)
+
+
+@pytest.mark.parametrize("schedule", [fit_schedule, refine_schedule])
+def test_fits_that_schedules_have_no_rates_for_are_refused(schedule):
+    assert len(schedule(MAX_STEPS).rates) == MAX_STEPS
+    with pytest.raises(ValueError, match="steps: expected an integer, 0 to 1024"):
+        schedule(MAX_STEPS + 1)

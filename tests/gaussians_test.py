@@ -155,3 +155,14 @@ def test_where_rows_takes_rows_and_refuses_anything_else():
     for other in (jnp.ones(()), jnp.ones(4), jnp.ones((2, 3))):
         with pytest.raises(ValueError, match="expected arrays of 3 rows"):
             geometry.where_rows(rows, other, other)
+
+
+def test_round_gaussians_have_the_derivative_of_their_area():
+    """The logarithm of s1 s2 is that of l11 l22, at equal scales too."""
+
+    def log_area(factor):
+        shape = Cholesky(jnp.zeros((1, 2)), factor[None], jnp.zeros((1, 1)))
+        return jnp.sum(geometry.to_rotation_scale(shape).log_scales)
+
+    found = jax.grad(log_area)(jnp.array([1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(found, [1, 0, 1], atol=1e-6)

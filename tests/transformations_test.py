@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import gi_jax as gi
+from gi_jax.rendering import rasterize as choosing
+from gi_jax.rendering import triton_call
 
 SIZE = 16, 24
 RANDOM = np.random.default_rng(0)
@@ -256,3 +258,11 @@ def test_shapes_that_are_not_finite_draw_nothing(implementation, value):
 def test_a_scale_on_a_device_is_not_waited_for():
     with jax.transfer_guard_device_to_host("disallow"):
         gi.rasterize(GAUSSIANS, SIZE, scale=jnp.float32(1.0), implementation="xla")
+
+
+def test_the_implementation_is_that_of_the_device_that_holds_the_gaussians():
+    assert choosing._platform_of(GAUSSIANS) == "cpu"
+    inside = []
+    jax.jit(lambda g: inside.append(choosing._platform_of(g)))(GAUSSIANS)
+    assert inside == [None]
+    assert "is 'tpu'" in triton_call.why_unavailable("tpu")

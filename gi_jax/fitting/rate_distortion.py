@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_integer
 from gi_jax.fitting.densification import unborn
 from gi_jax.fitting.fit_step import FitStep, make_fit_step
 from gi_jax.fitting.initialization import content
@@ -69,7 +70,15 @@ class Schedule(NamedTuple):
 
 
 def fit_schedule(steps: int) -> Schedule:
-    """The schedule of a first fit of up to MAX_STEPS steps."""
+    """The schedule of a first fit.
+
+    Args:
+      steps: of the fit, 0 to MAX_STEPS.
+
+    Raises:
+      ValueError: on more steps, which a schedule has no rates for.
+    """
+    check_integer("steps", steps, 0, MAX_STEPS)
     rate = max(0.9 * (max(steps, 1) / 50) ** -0.33, 0.3)
     count = round(_UNTIL / _EVERY)
     events = [max(1, round(steps * _EVERY * (i + 1))) for i in range(count)]
@@ -81,7 +90,17 @@ def fit_schedule(steps: int) -> Schedule:
 def refine_schedule(
     steps: int, rate: float = _REFINE_RATE, births: int = 3
 ) -> Schedule:
-    """The schedule of a fit that starts from another: smaller steps, some births."""
+    """The schedule of a fit that starts from another: smaller steps, some births.
+
+    Args:
+      steps: of the fit, 0 to MAX_STEPS.
+      rate: relative to the rates of a first fit.
+      births: events of pursuit, in the first half.
+
+    Raises:
+      ValueError: on more steps, which a schedule has no rates for.
+    """
+    check_integer("steps", steps, 0, MAX_STEPS)
     events = [1 + i * steps // (2 * births) for i in range(births)]
     return _schedule(steps, rate, 0.5, events, 0, 0)
 

@@ -50,11 +50,18 @@ def check_image_size(image_size: Any) -> tuple[int, int]:
     return height, width
 
 
-def check_not_path(image: Any) -> None:
-    """Raises ValueError where a picture is given by its path."""
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image)
+def check_not_path(name: str, value: Any, wanted: str, reader: str) -> None:
+    """Raises ValueError where the path of a file is given instead of what is in it.
+
+    Args:
+      name: of the argument.
+      value: of the argument.
+      wanted: what is expected instead of a path.
+      reader: code that reads the file, with {} for the path.
+    """
+    if isinstance(value, str | os.PathLike):
+        path = os.fspath(value)
         raise ValueError(
-            f"image: expected an array, got the path {path!r}; "
-            f"gi_jax.load_image({path!r}) reads it"
+            f"{name}: expected {wanted}, got the path {path!r}; "
+            f"{reader.format(repr(path))} reads it"
         )

@@ -80,7 +80,7 @@ WORDS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_ends_the_command(tmp_path, moment):
-    # In turn, as each moment costs a process.
+    # Moments take turns at the signals: each pair would take another process.
     name = [*WORDS][MOMENTS.index(moment) % 2] if moment != "os.link" else "SIGHUP"
     number = getattr(signal, name)
     photo, out = tmp_path / "photo.png", tmp_path / "out"

@@ -16,11 +16,12 @@ A file is read as if an enemy had written it: every number is checked before any
 allocated by it, and whatever is wrong raises `BitstreamError`.
 """
 
-import os
 import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+
+from gi_jax.arguments import check_not_path
 
 # As in PNG: a byte with the high bit set, the name, and line ends and a DOS end-of-file
 # mark, so that a transfer as text or as 7-bit data shows at once.
@@ -119,12 +120,8 @@ def unpack(data: bytes) -> tuple[Header, dict[bytes, bytes]]:
 
 
 def _as_bytes(data: Any) -> bytes:
-    if isinstance(data, str | os.PathLike):
-        path = os.fspath(data)
-        raise ValueError(
-            f"data: expected the bytes of a file, got the path {path!r}; "
-            f"pathlib.Path({path!r}).read_bytes() reads it"
-        )
+    reader = "pathlib.Path({}).read_bytes()"
+    check_not_path("data", data, "the bytes of a file", reader)
     try:
         return bytes(memoryview(data))  # bytes(10**10) would be so many zeros.
     except TypeError:

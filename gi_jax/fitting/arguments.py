@@ -23,7 +23,7 @@ def checked_image(image: ArrayLike, weights: np.ndarray | None = None) -> np.nda
     Raises:
       ValueError: on anything else.
     """
-    check_not_path(image)
+    check_not_path("image", image, "an array", "gi_jax.load_image({})")
     if isinstance(image, np.ma.MaskedArray):
         raise ValueError(
             "image: expected an array without a mask; to leave pixels out of a fit, "

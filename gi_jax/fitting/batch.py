@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,15 +68,10 @@ def fit_batch(
         raise ValueError(
             f"weights: expected those of {len(images)} pictures, got {len(weights)}"  # type: ignore[arg-type]
         )
-    known = (
-        [None] * len(images)
-        if weights is None
-        else [
-            checked_weights(each, image)
-            for each, image in zip(weights, images)  # type: ignore[arg-type]
-        ]
-    )
-    pictures = [checked_image(image, each) for image, each in zip(images, known)]
+    known: list[Any] = [None] * len(images)
+    if weights is not None:
+        known = [*map(checked_weights, weights, images)]  # type: ignore[arg-type]
+    pictures = [*map(checked_image, images, known)]
     shapes = sorted({picture.shape for picture in pictures})
     if len(shapes) != 1:
         raise ValueError(f"images: expected pictures of one size, got {shapes}")
@@ -97,7 +93,7 @@ def fit_batch(
     all_weights = None
     if weights is not None:
         shape = target.shape[1:]
-        every = [np.broadcast_to(each, shape) for each in known]  # type: ignore[arg-type]
+        every = [np.broadcast_to(each, shape) for each in known]
         all_weights = jnp.stack(every + every[-1:] * (padded - count))
     keys = jax.random.split(jax.random.key(seed), padded)
     losses, psnrs = [np.zeros((count, 0))], [np.zeros((count, 0))]

@@ -71,8 +71,8 @@ class FitStep:
     init: Callable[..., FitState]  # (gaussians, key, num_born=None) -> state
 
     # (state, target, weights=None) -> (state, metrics, residual): a step without
-    # births. The residual [H, W, C] is that of the picture it started from, smaller
-    # where weights are.
+    # births. The residual [H, W, C] is the target less the picture that the step
+    # started from, times √(weights / the largest weight).
     advance: Callable[..., tuple[FitState, Metrics, jax.Array]]
 
     # (state, residual) -> state: the births and moves due after `state.step` steps.
@@ -238,30 +238,16 @@ def make_fit_step(
         size = target.shape[:2]
         quantizing = state.quantizer or QuantizerState((), (), ())
         key, for_quantizer = jax.random.split(state.key)
+        fixed = quantizing.state, target, weights, for_quantizer, state.step
         (value, (picture, quantizer_state)), gradients = jax.value_and_grad(
             render_loss, argnums=(0, 1), has_aux=True
-        )(
-            state.gaussians,
-            quantizing.params,
-            quantizing.state,
-            target,
-            weights,
-            for_quantizer,
-            state.step,
-        )
+        )(state.gaussians, quantizing.params, *fixed)
 
         born = jnp.arange(state.gaussians.means.shape[0]) < state.num_born
 
         def value_of(moved):
-            return render_loss(
-                where_rows(born, moved, state.gaussians),
-                quantizing.params,
-                quantizing.state,
-                target,
-                weights,
-                for_quantizer,
-                state.step,
-            )[0]
+            gaussians = where_rows(born, moved, state.gaussians)
+            return render_loss(gaussians, quantizing.params, *fixed)[0]
 
         tangent = coordinates.pull_back(state.gaussians, gradients[0], size)
         moved, optimizer_state = stepper.step(
@@ -315,9 +301,9 @@ def make_fit_step(
 
 
 def _unshared(state: FitState) -> FitState:
-    """Copies what stands in more than one place of a state, so that it can be donated.
+    """Copies arrays that are two leaves of a state, so that it can be donated.
 
-    An optimizer may keep the gradient, or what it had before, in two places.
+    An optimizer may keep the gradient, or what it had before, in two of its leaves.
     """
     seen: set[int] = set()
 

@@ -108,7 +108,8 @@ def content(
     density = scale * density  # Gaussians per pixel
     rows, columns, means = _scatter_points(key, density, num_gaussians)
 
-    # A point that rounding leaves where weights are 0 is no larger for that.
+    # Rounding may leave a point where weights, and so the density, are 0: without this
+    # floor its Gaussian would be as large as the picture.
     around = blur(jnp.maximum(density, _LEAST_DENSITY * scale * sharpest), 0.5)
     spacing = jnp.sqrt(1 / around[rows, columns])
     sigma = jnp.maximum(_SPREAD * spacing, _MIN_SIGMA)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
+from gi_jax.arguments import check_image_size, check_positive
 from gi_jax.gaussians import Cholesky, Gaussians, RotationScale, resize, to_cholesky
 from gi_jax.rendering import triton_call
 from gi_jax.rendering.dense import rasterize_dense
@@ -187,32 +187,25 @@ def check_gaussians(gaussians: Gaussians) -> None:
 
 def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
     try:
-        height, width = (operator.index(side) for side in image_size)
-    except (TypeError, ValueError):
-        hint = ""
+        height, width = check_image_size(image_size)
+    except ValueError as error:
         sides = jax.tree.leaves(image_size)
-        if any(isinstance(side, jax.core.Tracer) for side in sides):
-            hint = "; under jax.jit it is static: static_argnames='image_size'"
-        raise ValueError(
-            f"image_size: expected two integers (H, W), got {image_size!r}{hint}"
-        ) from None
+        if not any(isinstance(side, jax.core.Tracer) for side in sides):
+            raise
+        hint = "under jax.jit it is static: static_argnames='image_size'"
+        raise ValueError(f"{error}; {hint}") from None
     if height < 1 or width < 1:
         raise ValueError(f"image_size: expected sides of 1 or more, got {image_size}")
     return height, width
 
 
 def _checked_scale(scale: ArrayLike) -> ArrayLike:
-    """Returns the scale; one on a device is not looked at, for which all would wait."""
+    """Returns the scale; one on a device is not read, as the host would wait for it."""
     if isinstance(scale, jax.Array) and scale.ndim == 0:
         return scale
-    try:
-        value = np.asarray(scale, np.float64)
-    except (TypeError, ValueError):
-        value = np.asarray(np.nan)
-    if value.ndim or isinstance(scale, str) or not (np.isfinite(value) and value > 0):
-        raise ValueError(f"scale: expected a finite number above 0, got {scale!r}")
-    # Said to be put there, as a guard of transfers wants it.
-    return jax.device_put(float(value))
+    value = check_positive("scale", scale)
+    # An explicit transfer, which jax.transfer_guard("disallow") lets pass.
+    return jax.device_put(value)
 
 
 def _checked_capacity(capacity: int) -> int:

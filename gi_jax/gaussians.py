@@ -91,12 +91,16 @@ def to_rotation_scale(gaussians: Gaussians) -> RotationScale:
     l11, l21, l22 = factor[:, 0], factor[:, 1], factor[:, 2]
     # Eigenvalues of Σ are mean ± radius; s1 s2 = |l11 l22| gives the small one.
     difference = (l11 - l22) * (l11 + l22) - l21**2
-    radius = jnp.hypot(difference, 2 * l11 * l21)
+    cross = 2 * l11 * l21
+    # At a round Gaussian both are 0, where hypot and arctan2 have no derivative.
+    is_round = (difference == 0) & (cross == 0)
+    safe = jnp.where(is_round, 1, difference)
+    radius = jnp.where(is_round, 0, jnp.hypot(safe, cross))
     s1 = jnp.sqrt((l11**2 + l21**2 + l22**2 + radius) / 2)
     # At a tie the first, so that s1 s2 = √det Σ holds for the derivatives too.
     s2 = jnp.abs(l11 * l22) / s1
     s2 = jnp.where(s2 <= s1, s2, s1)
-    angles = jnp.arctan2(2 * l11 * l21, difference) / 2
+    angles = jnp.where(is_round, 0, jnp.arctan2(cross, safe) / 2)
     log_scales = jnp.log(jnp.stack([s1, s2], axis=1))
     return canonical(RotationScale(means, log_scales, angles, colors))
 

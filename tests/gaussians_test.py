@@ -166,3 +166,9 @@ def test_round_gaussians_have_the_derivative_of_their_area():
 
     found = jax.grad(log_area)(jnp.array([1.0, 0.0, 1.0]))
     np.testing.assert_allclose(found, [1, 0, 1], atol=1e-6)
+
+
+def test_round_gaussians_have_finite_derivatives_of_every_field():
+    round_ = Cholesky(jnp.ones((1, 2)), jnp.array([[2.0, 0.0, 2.0]]), jnp.ones((1, 3)))
+    for leaf in jax.tree.leaves(jax.jacrev(geometry.to_rotation_scale)(round_)):
+        assert np.isfinite(leaf).all()
